@@ -1,0 +1,225 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every error agentd gives to anybody: one family, with a reason for programs and a sentence for people.
+
+The same error is seen in three places, and each has its own spelling of it:
+
+- on an ACP connection: a JSON-RPC error with `code`, and `data.reason`;
+- on D-Bus: `org.agentd1.Error.<ClassName>`;
+- from `agentctl`: an exit status (those of sysexits.h).
+"""
+
+from typing import ClassVar
+
+DBUS_PREFIX = "org.agentd1.Error."
+
+# JSON-RPC and ACP codes
+PARSE_ERROR = -32700
+INVALID_REQUEST = -32600
+METHOD_NOT_FOUND = -32601
+INVALID_PARAMS = -32602
+INTERNAL_ERROR = -32603
+NOT_FOUND = -32002
+
+# exit statuses, from sysexits.h
+EX_USAGE = 64
+EX_DATAERR = 65
+EX_NOINPUT = 66
+EX_UNAVAILABLE = 69
+EX_SOFTWARE = 70
+EX_TEMPFAIL = 75
+EX_NOPERM = 77
+EX_CONFIG = 78
+
+
+class AgentdError(Exception):
+    """The family. `message` is a sentence that says what, where and what to do; `data` goes to programs."""
+
+    reason: ClassVar[str] = "internal"
+    code: ClassVar[int] = INTERNAL_ERROR
+    exit_status: ClassVar[int] = EX_SOFTWARE
+    dbus_name: ClassVar[str] = DBUS_PREFIX + "Internal"
+
+    def __init_subclass__(cls) -> None:
+        if "dbus_name" not in cls.__dict__:
+            cls.dbus_name = DBUS_PREFIX + cls.__name__
+
+    def __init__(self, message: str, **data: object) -> None:
+        super().__init__(message)
+        self.message = message
+        self.data = data
+
+
+class Internal(AgentdError):
+    """Something of ours broke; the journal has the details, the caller does not."""
+
+
+# What was asked for is not there
+
+
+class NoSuchContainer(AgentdError):
+    reason, code, exit_status = "no_such_container", NOT_FOUND, EX_NOINPUT
+
+
+class NoSuchAgent(AgentdError):
+    reason, code, exit_status = "no_such_agent", NOT_FOUND, EX_NOINPUT
+
+
+class NoSuchSession(AgentdError):
+    reason, code, exit_status = "no_such_session", NOT_FOUND, EX_NOINPUT
+
+
+class NoSuchTarget(AgentdError):
+    reason, code, exit_status = "no_such_target", NOT_FOUND, EX_NOINPUT
+
+
+class NoSuchJob(AgentdError):
+    reason, code, exit_status = "no_such_job", NOT_FOUND, EX_NOINPUT
+
+
+class AmbiguousContainer(AgentdError):
+    """Two runtimes know a container of that name, or no container was named and there are several."""
+
+    reason, code, exit_status = "ambiguous_container", INVALID_PARAMS, EX_USAGE
+
+
+# It is there, but not now
+
+
+class NotRunning(AgentdError):
+    reason, exit_status = "not_running", EX_UNAVAILABLE
+
+
+class Draining(AgentdError):
+    reason, exit_status = "draining", EX_TEMPFAIL
+
+
+class ShuttingDown(AgentdError):
+    reason, exit_status = "shutting_down", EX_TEMPFAIL
+
+
+class LimitReached(AgentdError):
+    reason, exit_status = "limit_reached", EX_TEMPFAIL
+
+
+class QueueFull(AgentdError):
+    reason, exit_status = "queue_full", EX_TEMPFAIL
+
+
+class ManagerUnreachable(AgentdError):
+    reason, exit_status = "manager_unreachable", EX_UNAVAILABLE
+
+
+class AlreadyRunning(AgentdError):
+    """Another manager owns the runtime directory or the bus name."""
+
+    reason, exit_status = "already_running", EX_UNAVAILABLE
+
+
+class AlreadyDraining(AgentdError):
+    reason, exit_status = "already_draining", EX_TEMPFAIL
+
+
+class NotDraining(AgentdError):
+    reason, exit_status = "not_draining", EX_USAGE
+
+
+# It was tried and failed
+
+
+class WorkerFailed(AgentdError):
+    reason, exit_status = "worker_failed", EX_UNAVAILABLE
+
+
+class AgentMissing(AgentdError):
+    """The container has no such program."""
+
+    reason, exit_status = "agent_missing", EX_UNAVAILABLE
+
+
+class AgentFailed(AgentdError):
+    """The agent ended, or answered nothing, before its handshake was done."""
+
+    reason, exit_status = "agent_failed", EX_UNAVAILABLE
+
+
+class AgentExited(AgentdError):
+    """The agent ended with requests unanswered. `data`: agent, exit_status, stderr_tail."""
+
+    reason, exit_status = "agent_exited", EX_UNAVAILABLE
+
+
+class AgentTimeout(AgentdError):
+    """The agent was silent past a deadline."""
+
+    reason, exit_status = "agent_timeout", EX_UNAVAILABLE
+
+
+class ClientGone(AgentdError):
+    """The agent asked a client that is no longer there to answer."""
+
+    reason, exit_status = "client_gone", EX_UNAVAILABLE
+
+
+class EngineMissing(AgentdError):
+    """The container engine's program is not installed."""
+
+    reason, exit_status = "engine_missing", EX_UNAVAILABLE
+
+
+class EngineFailed(AgentdError):
+    """An engine command failed or was too slow."""
+
+    reason, exit_status = "engine_failed", EX_UNAVAILABLE
+
+
+# It is not allowed, or not understood
+
+
+class AccessDenied(AgentdError):
+    reason, exit_status = "access_denied", EX_NOPERM
+    dbus_name = "org.freedesktop.DBus.Error.AccessDenied"
+
+
+class InvalidArgs(AgentdError):
+    reason, code, exit_status = "invalid_args", INVALID_PARAMS, EX_USAGE
+    dbus_name = "org.freedesktop.DBus.Error.InvalidArgs"
+
+
+class ParseError(AgentdError):
+    reason, code, exit_status = "parse_error", PARSE_ERROR, EX_DATAERR
+
+
+class InvalidRequest(AgentdError):
+    reason, code, exit_status = "invalid_request", INVALID_REQUEST, EX_DATAERR
+
+
+class MethodNotFound(AgentdError):
+    reason, code, exit_status = "method_not_found", METHOD_NOT_FOUND, EX_DATAERR
+
+
+class BatchRefused(AgentdError):
+    reason, code, exit_status = "batch_refused", INVALID_REQUEST, EX_DATAERR
+
+
+class FrameTooLarge(AgentdError):
+    reason, code, exit_status = "frame_too_large", INVALID_REQUEST, EX_DATAERR
+
+
+class HandshakeTimeout(AgentdError):
+    reason, exit_status = "handshake_timeout", EX_TEMPFAIL
+
+
+class ConfigurationInvalid(AgentdError):
+    reason, exit_status = "configuration_invalid", EX_CONFIG
+
+
+def _family(cls: type[AgentdError]) -> list[type[AgentdError]]:
+    return [cls, *(one for sub in cls.__subclasses__() for one in _family(sub))]
+
+
+BY_REASON: dict[str, type[AgentdError]] = {cls.reason: cls for cls in _family(AgentdError)[1:]}
+
+
+def revive(reason: str, message: str) -> AgentdError:
+    """The error that another process named: one without a class of ours here becomes Internal."""
+    return BY_REASON.get(reason, Internal)(message)
