@@ -8,7 +8,11 @@ The same error is seen in three places, and each has its own spelling of it:
 - from `agentctl`: an exit status (those of sysexits.h).
 """
 
-from typing import ClassVar
+from __future__ import annotations
+
+TYPE_CHECKING = False  # importing typing takes 5 ms, and this module is on the way to an editor's first byte
+if TYPE_CHECKING:
+    from typing import ClassVar
 
 DBUS_PREFIX = "org.agentd1.Error."
 

@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`agentd check`: what would be used, and which file says so.
+
+The report is TOML whose comments are the sources, so that it can be read by a person, compared with
+diff, and used as a configuration, apart from the values of environment variables, which it hides.
+"""
+
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import TextIO
+
+import msgspec
+
+from agentd import config, errors
+from agentd.paths import Paths, check_socket_path
+
+MASK = '"…"'
+SOURCE_COLUMN = 40
+
+Sources = Mapping[str, Path]
+
+
+def run(paths: Paths) -> int:
+    """Print the configuration in effect on stdout, or its problems on stderr. Returns the exit status."""
+    try:
+        loaded = config.load(paths.config_files)
+        check_sockets(paths, loaded.configuration)
+    except errors.ConfigurationInvalid as error:
+        _print([error.message], sys.stderr)
+        return error.exit_status
+    _print(report(loaded), sys.stdout)
+    return 0
+
+
+def check_sockets(paths: Paths, configuration: config.Configuration) -> None:
+    """Errors: ConfigurationInvalid if a socket's path would be too long, with a line for each of them."""
+    sockets = [paths.front_door, paths.link, *map(paths.container_socket, configuration.containers)]
+    problems = [problem for socket in sockets for problem in _socket_problems(socket)]
+    if problems:
+        raise errors.ConfigurationInvalid("\n".join(problems), problems=problems)
+
+
+def report(loaded: config.Loaded) -> Iterator[str]:
+    """The lines of it. A value that no file sets is agentd's own default."""
+    configuration, sources = loaded.configuration, loaded.sources
+    yield from (f"# read: {config.printable(str(file))}" for file in loaded.files)
+    if configuration.default_agent is None:
+        yield "# default_agent is not set"
+    else:
+        yield _value(("default_agent",), configuration.default_agent, sources)
+    yield _value(("runtimes",), configuration.runtimes, sources)
+    yield from _table(("access",), configuration.access, sources)
+    yield from _table(("limits",), configuration.limits, sources)
+    for name in configuration.agents:
+        yield from _agent(("agents", name), configuration.agent(name), sources)
+    yield from _agents_built_in(configuration)
+    for name, container in configuration.containers.items():
+        yield from _container(("containers", name), container, sources)
+
+
+# The parts of the report
+
+
+def _table(key: config.Key, table: msgspec.Struct, sources: Sources) -> Iterator[str]:
+    yield from _header(key, sources)
+    for field, value in msgspec.structs.asdict(table).items():
+        yield _value((*key, field), value, sources)
+
+
+def _agent(key: config.Key, agent: config.Agent, sources: Sources) -> Iterator[str]:
+    yield from _header(key, sources)
+    yield _value((*key, "command"), agent.command, sources)
+    for name in agent.env:
+        yield _sourced(f"env.{name} = {MASK}", (*key, "env", name), sources)
+
+
+def _agents_built_in(configuration: config.Configuration) -> Iterator[str]:
+    yield "\n# built in"
+    for name, agent in config.KNOWN_AGENTS.items():
+        if name not in configuration.agents:
+            yield f"# agents.{name}.command = {_toml(agent.command)}"
+
+
+def _container(key: config.Key, container: config.Container, sources: Sources) -> Iterator[str]:
+    """Only what a file sets: the default of all the rest is "not set"."""
+    yield from _header(key, sources)
+    for field, value in msgspec.structs.asdict(container).items():
+        if config.dotted((*key, field)) in sources:
+            yield _value((*key, field), value, sources)
+
+
+# Lines
+
+
+def _header(key: config.Key, sources: Sources) -> Iterator[str]:
+    """A table's own source is known where a file opened it and set nothing in it."""
+    yield ""
+    name = config.dotted(key)
+    yield _sourced(f"[{name}]", key, sources) if name in sources else f"[{name}]"
+
+
+def _value(key: config.Key, value: object, sources: Sources) -> str:
+    return _sourced(f"{key[-1]} = {_toml(value)}", key, sources)
+
+
+def _sourced(text: str, key: config.Key, sources: Sources) -> str:
+    file = sources.get(config.dotted(key))
+    return f"{text:<{SOURCE_COLUMN}}  # {'default' if file is None else config.printable(str(file))}"
+
+
+def _toml(value: object) -> str:
+    if isinstance(value, str):
+        return config.quoted(value)
+    if isinstance(value, tuple):
+        return f"[{', '.join(map(_toml, value))}]"
+    return repr(value)
+
+
+def _socket_problems(socket: str) -> list[str]:
+    try:
+        check_socket_path(socket)
+    except errors.ConfigurationInvalid as error:
+        return [error.message]
+    return []
+
+
+def _print(lines: Iterable[str], stream: TextIO) -> None:
+    """A character that the stream's encoding lacks is written as an escape."""
+    encoding = stream.encoding or "utf-8"
+    for line in lines:
+        print(line.encode(encoding, "backslashreplace").decode(encoding), file=stream)

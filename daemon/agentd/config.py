@@ -1,0 +1,491 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The configuration: what may be written in agentd.toml, and what is wrong with what was written.
+
+The structs below are the schema. The type of every value carries a `Meta` whose description completes
+the sentence "must be …", and every problem of every file is reported at once, with file and key.
+"""
+
+import difflib
+import os
+import re
+import tomllib
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Annotated, Any, Literal, get_args, get_origin
+
+import msgspec
+from msgspec import Meta
+
+from agentd import errors
+
+# What a value may be
+
+NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]"
+CONTAINER_NAME = rf"^{NAME}{{0,127}}\Z"
+AGENT_NAME = rf"^{NAME}{{0,63}}\Z"
+
+Seconds = Annotated[  # so that a deadline in milliseconds still fits 31 bits
+    float, Meta(gt=0, le=1_000_000, description="a number of seconds above 0, at most 1000000")
+]
+Count = Annotated[int, Meta(ge=1, le=1_000_000, description="a whole number from 1 to 1000000")]
+Bytes = Annotated[int, Meta(ge=1, le=2**31 - 1, description="a whole number of bytes from 1 to 2147483647")]
+Text = Annotated[str, Meta(pattern=r"^[^\x00]+\Z", description="a non-empty string")]
+Texts = Annotated[tuple[Text, ...], Meta(description="a list of non-empty strings")]
+Command = Annotated[
+    tuple[Text, ...], Meta(min_length=1, description="a list of non-empty strings, program first")
+]
+Directory = Annotated[str, Meta(pattern=r"^/[^\x00]*\Z", description="an absolute path")]
+ContainerUser = Annotated[
+    str,
+    Meta(
+        pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*(:[A-Za-z0-9_][A-Za-z0-9_.-]*)?\Z",
+        description="a user of the container, or user:group, by name or number",
+    ),
+]
+ContainerName = Annotated[
+    str,
+    Meta(
+        pattern=CONTAINER_NAME,
+        description="a container's name: letters, digits and _ . -, a letter or digit first, at most 128",
+    ),
+]
+AgentName = Annotated[
+    str,
+    Meta(
+        pattern=AGENT_NAME,
+        description="an agent's name: letters, digits and _ . -, a letter or digit first, at most 64",
+    ),
+]
+AgentNames = Annotated[
+    tuple[AgentName, ...],
+    Meta(min_length=1, description="a list of agents' names; without the key, any agent may be used"),
+]
+EnvName = Annotated[
+    str,
+    Meta(
+        pattern=r"^[A-Za-z_][A-Za-z0-9_]*\Z",
+        description="a variable's name: letters, digits and _, no digit first",
+    ),
+]
+EnvValue = Annotated[
+    str, Meta(pattern=r"^[^\x00]*\Z", description="a string without NUL", extra={"secret": True})
+]  # "secret": problems don't quote it
+
+Engine = Annotated[Literal["podman", "docker"], Meta(description='"podman" or "docker"')]
+Engines = Annotated[tuple[Engine, ...], Meta(description='a list of "podman" and "docker"')]
+Runtime = Literal["podman", "docker", "host"]
+RuntimeChoice = Annotated[Runtime, Meta(description='"podman", "docker" or "host"')]
+
+
+# The tables
+
+
+class Access(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Accounts, by name or number, that may use every container (besides root and the manager's own)."""
+
+    users: Texts = ()
+    groups: Texts = ()
+
+
+class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Deadlines (`_sec`, seconds), sizes (`_bytes`) and how many of a thing there may be."""
+
+    front_door_sec: Seconds = 10.0  # for the first line to be complete
+    front_door_bytes: Bytes = 65_536  # of the first line
+    frame_bytes: Bytes = 67_108_864  # of any later line
+    pending_per_uid: Count = 32  # connections whose first line has not come
+    clients: Count = 64  # of a container
+    clients_per_uid: Count = 32  # of a container and an account
+    sessions: Count = 32  # of a container
+    prompt_queue: Count = 10  # of a session
+    agent_handshake_sec: Seconds = 60.0  # of silence, not in all
+    agent_stop_sec: Seconds = 5.0  # between SIGTERM and SIGKILL
+    agent_kill_sec: Seconds = 2.0  # after SIGKILL
+    cancel_sec: Seconds = 30.0  # for an agent to end a cancelled turn
+    drain_sec: Seconds = 25.0  # for turns to end when the unit is stopped
+    worker_start_sec: Seconds = 60.0
+    engine_sec: Seconds = 20.0  # of one engine command
+    client_buffer_bytes: Bytes = 8_388_608  # not yet read by a client
+
+
+class Agent(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How an ACP agent is started in a container: argument vector, and what its environment gets on top.
+
+    Without a command in the file, that of the built-in agent of the same name is used.
+    """
+
+    command: Command = ()
+    env: dict[EnvName, EnvValue] = {}
+
+
+class Container(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A container that opted in.
+
+    `runtime`: None looks it up in `Configuration.runtimes`. `agents`: only these may be used, the first
+    by default; empty means any. `directory`: where agents run, for `host` and only for it. `user` and
+    `workdir`: inside the container, None for the container's own.
+    """
+
+    runtime: RuntimeChoice | None = None
+    agents: AgentNames = ()
+    directory: Directory | None = None
+    users: Texts = ()
+    groups: Texts = ()
+    user: ContainerUser | None = None
+    workdir: Directory | None = None
+
+
+KNOWN_AGENTS: Mapping[str, Agent] = MappingProxyType(
+    {
+        "claude": Agent(command=("claude-agent-acp",)),
+        "codex": Agent(command=("codex-acp",)),
+        "gemini": Agent(command=("gemini", "--acp")),
+        "opencode": Agent(command=("opencode", "acp")),
+        "copilot": Agent(command=("copilot", "--acp")),
+        "goose": Agent(command=("goose", "acp")),
+        "vibe": Agent(command=("vibe-acp",)),
+        "qwen": Agent(command=("qwen", "--acp")),
+        "auggie": Agent(command=("auggie", "--acp")),
+    }
+)
+
+
+class Configuration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The whole of it. `runtimes`: in which order a container's name is looked up."""
+
+    default_agent: AgentName | None = None
+    runtimes: Engines = ("podman", "docker")
+    access: Access = Access()
+    limits: Limits = Limits()
+    agents: dict[AgentName, Agent] = {}
+    containers: dict[ContainerName, Container] = {}
+
+    def agent_names(self) -> list[str]:
+        """Every agent there is, configured or built in."""
+        return sorted({*KNOWN_AGENTS, *self.agents})
+
+    def agent(self, name: str) -> Agent:
+        """How to start the agent. Errors: NoSuchAgent, listing what there is."""
+        known, configured = KNOWN_AGENTS.get(name), self.agents.get(name)
+        agent = configured or known
+        if agent is None:
+            there = self.agent_names()
+            text = f"no agent is called {name}{_suggestion(name, there)}; there are: {', '.join(there)}"
+            raise errors.NoSuchAgent(text, agent=name, agents=there)
+        return (
+            msgspec.structs.replace(agent, command=known.command) if known and not agent.command else agent
+        )
+
+    def default_agent_for(self, container: str) -> str:
+        """The agent of a client that named none. Errors: NoSuchAgent, saying what to configure."""
+        if agents := self._agents_of(container):
+            return agents[0]
+        if self.default_agent is not None:
+            return self.default_agent
+        if len(self.agents) == 1:
+            return next(iter(self.agents))
+        raise errors.NoSuchAgent(
+            f"no agent was named and none is the default: name one, or set default_agent in agentd.toml, "
+            f"or agents in its [{dotted(('containers', container))}]",
+            container=container,
+            agents=self.agent_names(),
+        )
+
+    def agent_of(self, container: str, name: str | None) -> tuple[str, Agent]:
+        """The agent that a client of `container` gets; the default one if it named none.
+
+        Errors: NoSuchAgent, also for one that exists but that this container does not offer.
+        """
+        chosen = self.default_agent_for(container) if name is None else name
+        allowed = self._agents_of(container)
+        if allowed and chosen not in allowed:
+            text = f"container {container} offers {', '.join(allowed)}, and no agent called {chosen}"
+            raise errors.NoSuchAgent(text, container=container, agent=chosen, agents=list(allowed))
+        return chosen, self.agent(chosen)
+
+    def _agents_of(self, container: str) -> tuple[str, ...]:
+        entry = self.containers.get(container)
+        return entry.agents if entry is not None else ()
+
+
+class Loaded(msgspec.Struct, frozen=True, kw_only=True):
+    """A configuration and where it came from.
+
+    `sources` maps the dotted key of every value, and of every empty table, to the file that set it;
+    what is not in it is a default. `files`: those that were read, in order.
+    """
+
+    configuration: Configuration
+    sources: dict[str, Path]
+    files: tuple[Path, ...]
+
+
+def load(files: Iterable[str | os.PathLike[str]]) -> Loaded:
+    """Read and merge the files, later ones winning by key; one that is not there is skipped.
+
+    Errors: ConfigurationInvalid, one problem a line, the lines again as `data["problems"]`.
+    """
+    sheets = [sheet for file in files if (sheet := _read(Path(file))) is not None]
+    _refuse([problem for sheet in sheets for problem in sheet.problems])
+    merged: dict[str, Any] = {}
+    sources: dict[str, Path] = {}
+    for sheet in sheets:
+        _merge(merged, sheet.table)
+        sources.update((dotted(key), sheet.file) for key in _leaves(sheet.table, ()))
+    configuration = msgspec.convert(merged, Configuration)
+    _refuse([_line(_origin(key, sources), key, text) for key, text in _conflicts(configuration)])
+    return Loaded(configuration=configuration, sources=sources, files=tuple(sheet.file for sheet in sheets))
+
+
+def valid_name(name: str) -> bool:
+    """May a container be called that? Such names need no escaping in unit names and file names."""
+    return re.match(CONTAINER_NAME, name) is not None
+
+
+def secrets(configuration: Configuration) -> list[str]:
+    """What traces must not show, longest first so that no part of one is left over.
+
+    Values under six characters are no secrets worth it, and would black out half of every line.
+    """
+    values = {value for agent in configuration.agents.values() for value in agent.env.values()}
+    return sorted((value for value in values if len(value) >= 6), key=lambda value: (-len(value), value))
+
+
+def dotted(key: Iterable[str]) -> str:
+    """A key as TOML writes it: `containers."my.box".agents`."""
+    return ".".join(part if re.fullmatch(r"[A-Za-z0-9_-]+", part) else quoted(part) for part in key)
+
+
+def quoted(text: str) -> str:
+    """A TOML string that is safe to show on a terminal."""
+    return '"' + printable(text.replace("\\", r"\\").replace('"', r"\"")) + '"'
+
+
+def printable(text: str) -> str:
+    """The text with TOML's escapes for what a terminal or a line would take as an order."""
+    return "".join(char if char.isprintable() else f"\\U{ord(char):08x}" for char in text)
+
+
+# Reading one file
+
+
+Key = tuple[str, ...]
+Problem = tuple[Key, str]
+
+
+class _Sheet(msgspec.Struct, frozen=True):
+    file: Path
+    table: dict[str, Any]
+    problems: list[str]
+
+
+def _read(file: Path) -> _Sheet | None:
+    try:
+        content = file.read_bytes()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        return _Sheet(file, {}, [f"{file}: can't be read: {error.strerror}"])
+    try:
+        table = tomllib.loads(content.decode())
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        return _Sheet(file, {}, [f"{file}: line {line} is not UTF-8"])
+    except ValueError as error:  # besides TOMLDecodeError, that of a number of more than 4300 digits
+        return _Sheet(file, {}, [f"{file}: not TOML: {_located(str(error), content)}"])
+    except RecursionError:
+        return _Sheet(file, {}, [f"{file}: not TOML: nested too deeply"])
+    return _Sheet(file, table, [_line(file, key, text) for key, text in _problems(table, Configuration, ())])
+
+
+def _located(text: str, content: bytes) -> str:
+    """The parser's words, with a line number where it has none."""
+    last = len(content.splitlines()) or 1
+    return text.replace("at end of document", f"at line {last}, where the file ends")
+
+
+def _line(file: Path, key: Key, text: str) -> str:
+    return f"{file}: {dotted(key)}: {text}"
+
+
+def _refuse(problems: list[str]) -> None:
+    if problems:
+        raise errors.ConfigurationInvalid("\n".join(problems), problems=problems)
+
+
+# Comparing it with the schema
+
+
+def _problems(raw: object, kind: Any, key: Key) -> Iterator[Problem]:
+    """Everything that msgspec would stumble over, where msgspec itself stops at the first."""
+    table = isinstance(kind, type) and issubclass(kind, msgspec.Struct)
+    if not table and get_origin(kind) is not dict:
+        yield from _value_problems(raw, kind, key)
+    elif not isinstance(raw, dict):
+        yield key, f"must be a table, not {_shown(raw)}"
+    else:
+        yield from (_table_problems if table else _mapping_problems)(raw, kind, key)
+
+
+def _table_problems(raw: dict[str, Any], struct: Any, key: Key) -> Iterator[Problem]:
+    kinds = {field.name: field.type for field in msgspec.structs.fields(struct)}
+    for name, value in raw.items():
+        if name in kinds:
+            yield from _problems(value, kinds[name], (*key, name))
+        else:
+            yield (*key, name), _unknown(name, kinds)
+
+
+def _mapping_problems(raw: dict[str, Any], mapping: Any, key: Key) -> Iterator[Problem]:
+    name_kind, value_kind = get_args(mapping)
+    for name, value in raw.items():
+        if not _fits(name, name_kind):
+            yield (*key, name), f"must be {_meta(name_kind).description}"
+        yield from _problems(value, value_kind, (*key, name))
+
+
+def _value_problems(raw: object, kind: Any, key: Key) -> Iterator[Problem]:
+    element = _element_kind(kind)
+    if element is not None and isinstance(raw, list) and raw:
+        for number, item in enumerate(raw, 1):
+            if not _fits(item, element):
+                yield key, f"element {number} {_must(item, element)}"
+    elif not _fits(raw, kind):
+        hint = _list_hint(raw) if element is not None and isinstance(raw, str) else ""
+        yield key, _must(raw, kind) + hint
+
+
+def _must(raw: object, kind: Any) -> str:
+    meta = _meta(kind)
+    secret = (meta.extra or {}).get("secret")
+    return f"must be {meta.description}" + ("" if secret else f", not {_shown(raw)}")
+
+
+def _list_hint(raw: str) -> str:
+    return f": write [{', '.join(map(quoted, raw.split()))}]"
+
+
+def _element_kind(kind: Any) -> Any:
+    """The type of a list's elements, None where the value is no list."""
+    inner = get_args(kind)[0] if get_origin(kind) is Annotated else kind
+    return get_args(inner)[0] if get_origin(inner) is tuple else None
+
+
+def _fits(raw: object, kind: Any) -> bool:
+    try:
+        msgspec.convert(raw, kind)
+    except msgspec.ValidationError:
+        return False
+    return True
+
+
+def _meta(kind: Any) -> Meta:
+    """What the schema says about a type: its own annotation, or that of its part of a union."""
+    if get_origin(kind) is Annotated:
+        return next(meta for meta in kind.__metadata__ if isinstance(meta, Meta))
+    return next(_meta(part) for part in get_args(kind) if get_origin(part) is Annotated)
+
+
+def _unknown(name: str, known: Iterable[str]) -> str:
+    there = sorted(known)
+    hint = _suggestion(name, there) or f"; this table has {', '.join(there)}"
+    return f"unknown key{hint}"
+
+
+def _suggestion(name: str, there: Iterable[str]) -> str:
+    close = difflib.get_close_matches(name, list(there), n=1)
+    return f"; did you mean `{close[0]}`?" if close else ""
+
+
+def _shown(raw: object) -> str:
+    """What stands in the file, short enough for a line of a journal."""
+    match raw:
+        case bool():
+            return str(raw).lower()
+        case int() if raw.bit_length() > 64:
+            return "a number of that many digits"
+        case int() | float():
+            return str(raw)
+        case str():
+            return quoted(raw[:64])
+        case dict():
+            return "a table"
+        case list():
+            return "a list" if raw else "an empty list"
+        case _:
+            return "a date or time"
+
+
+# Putting the files together
+
+
+def _merge(base: dict[str, Any], over: Mapping[str, Any]) -> None:
+    for name, value in over.items():
+        if isinstance(value, dict):
+            _merge(base.setdefault(name, {}), value)
+        else:
+            base[name] = value
+
+
+def _leaves(table: Mapping[str, Any], key: Key) -> Iterator[Key]:
+    for name, value in table.items():
+        if isinstance(value, dict) and value:
+            yield from _leaves(value, (*key, name))
+        else:
+            yield (*key, name)
+
+
+def _origin(key: Key, sources: Mapping[str, Path]) -> Path:
+    """The file to look into: the one that set the key, else one that set something beside it."""
+    prefixes = [dotted(key[:length]) for length in range(len(key), 0, -1)]
+    return next(
+        file
+        for prefix in prefixes
+        for name, file in sources.items()
+        if name == prefix or name.startswith(f"{prefix}.")
+    )
+
+
+# What only the whole can tell
+
+
+def _conflicts(configuration: Configuration) -> Iterator[Problem]:
+    there = configuration.agent_names()
+    if configuration.default_agent is not None:
+        yield from _reference_problems([configuration.default_agent], there, ("default_agent",))
+    yield from _repeats(configuration.runtimes, ("runtimes",))
+    for name, agent in configuration.agents.items():
+        if name not in KNOWN_AGENTS and not agent.command:
+            hint = _suggestion(name, KNOWN_AGENTS) or f"; those that need none are {', '.join(KNOWN_AGENTS)}"
+            yield ("agents", name, "command"), f"is missing{hint}"
+    for name, container in configuration.containers.items():
+        yield from _container_problems(container, there, ("containers", name))
+
+
+def _container_problems(container: Container, there: list[str], key: Key) -> Iterator[Problem]:
+    yield from _reference_problems(container.agents, there, (*key, "agents"))
+    yield from _repeats(container.agents, (*key, "agents"))
+    if container.runtime == "host":
+        if container.directory is None:
+            yield (*key, "directory"), "is missing: a host container needs to know where its agents run"
+        for name in ("user", "workdir"):
+            if getattr(container, name) is not None:
+                yield (
+                    (*key, name),
+                    'is not for runtime = "host", whose agents run as the worker, in directory',
+                )
+    elif container.directory is not None:
+        yield (*key, "directory"), 'is for runtime = "host" only; inside a container it is workdir'
+
+
+def _reference_problems(names: Iterable[str], there: list[str], key: Key) -> Iterator[Problem]:
+    for name in names:
+        if name not in there:
+            hint = _suggestion(name, there) or f"; there are: {', '.join(there)}"
+            yield key, f"no agent is called {name}{hint}"
+
+
+def _repeats(names: tuple[str, ...], key: Key) -> Iterator[Problem]:
+    for name in sorted({name for name in names if names.count(name) > 1}):
+        yield key, f"names {name} twice"
