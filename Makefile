@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: Apache-2.0
+# make demo, make test, make lint, make bench, make install: each prepares what it needs and says what it does.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+
+PREFIX ?= /usr
+PYTHON_DIR ?= $(PREFIX)/lib/python3/dist-packages
+UNIT_DIR ?= $(PREFIX)/lib/systemd/system
+SHARE = $(DESTDIR)$(PREFIX)/share
+
+.PHONY: demo test lint bench install clean
+
+demo: $(VENV)/demo
+	@$(BIN)/python tests/demo.py
+
+test: $(VENV)/test
+	@$(BIN)/pytest $(ARGS)
+
+lint: $(VENV)/test
+	$(BIN)/ruff format --check daemon tests
+	$(BIN)/ruff check daemon tests
+	$(BIN)/mypy
+
+bench: $(VENV)/test
+	@$(BIN)/python tests/bench/relay.py
+	@$(BIN)/python tests/bench/footprint.py
+
+# What the demo needs, and what the tests need on top: system packages first, then a virtual environment.
+$(VENV)/demo $(VENV)/test: $(VENV)/%: pyproject.toml .ci/setup
+	@PYTHON=$(PYTHON) VENV=$(VENV) .ci/setup $*
+	@touch $@
+
+install:
+	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PYTHON_DIR) $(DESTDIR)$(UNIT_DIR)
+	cp -r daemon/agentd $(DESTDIR)$(PYTHON_DIR)/
+	find $(DESTDIR)$(PYTHON_DIR)/agentd -name __pycache__ -prune -exec rm -r {} +
+	install -m 755 packaging/agentd packaging/agentctl $(DESTDIR)$(PREFIX)/bin/
+	install -m 644 units/* $(DESTDIR)$(UNIT_DIR)/
+	install -D -m 644 packaging/agentd.sysusers $(DESTDIR)$(PREFIX)/lib/sysusers.d/agentd.conf
+	install -D -m 644 packaging/agentd.tmpfiles $(DESTDIR)$(PREFIX)/lib/tmpfiles.d/agentd.conf
+	install -D -m 644 dbus/org.agentd1.xml $(SHARE)/dbus-1/interfaces/org.agentd1.xml
+	install -D -m 644 dbus/org.agentd1.conf $(SHARE)/dbus-1/system.d/org.agentd1.conf
+	install -D -m 644 dbus/org.agentd1.service $(SHARE)/dbus-1/system-services/org.agentd1.service
+	install -D -m 644 dbus/org.agentd1.policy $(SHARE)/polkit-1/actions/org.agentd1.policy
+	install -D -m 644 dbus/agentd.rules $(SHARE)/polkit-1/rules.d/agentd.rules
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache

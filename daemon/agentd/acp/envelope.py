@@ -1,0 +1,194 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The outside of a frame: what agentd must know to route a message, and nothing more.
+
+A frame is one JSON-RPC 2.0 message, UTF-8, without its newline. Only the envelope is decoded (`id`,
+`method`, `params.sessionId`, …); whoever forwards a frame forwards its bytes. Where a member has to change,
+the others keep the very bytes they came with.
+"""
+
+from collections.abc import Mapping
+
+import msgspec
+from msgspec import UNSET, Raw, UnsetType
+
+from agentd.errors import AgentdError, BatchRefused, InvalidRequest, ParseError
+
+NULL = b"null"
+
+
+class Params(msgspec.Struct, gc=False):
+    """The members of `params` that decide where a message goes."""
+
+    sessionId: str | None = None
+    requestId: Raw | UnsetType = UNSET
+
+    @property
+    def raw_request_id(self) -> bytes:
+        """What `$/cancel_request` names, as JSON text; b"" where it names nothing."""
+        return b"" if self.requestId is UNSET else bytes(self.requestId)
+
+
+class Envelope(msgspec.Struct, gc=False):
+    """A decoded envelope. `id` is raw JSON: 1, "1" and null are three different ids."""
+
+    id: Raw | UnsetType = UNSET
+    method: str | UnsetType = UNSET
+    params: Params | UnsetType | None = UNSET
+    result: Raw | UnsetType = UNSET
+    error: Raw | UnsetType = UNSET
+
+    @property
+    def is_notification(self) -> bool:
+        return self.id is UNSET and self.method is not UNSET
+
+    @property
+    def is_request(self) -> bool:
+        return self.id is not UNSET and self.method is not UNSET
+
+    @property
+    def is_response(self) -> bool:
+        return self.method is UNSET and (self.result is not UNSET or self.error is not UNSET)
+
+    @property
+    def raw_id(self) -> bytes:
+        """The id as JSON text; `null` where there is none, as in an answer to what could not be read."""
+        return NULL if self.id is UNSET else bytes(self.id)
+
+    @property
+    def session(self) -> str | None:
+        return self.params.sessionId if isinstance(self.params, Params) else None
+
+
+class _Loose(msgspec.Struct, gc=False):
+    """An envelope whose `params` is of any shape: such messages are forwarded, not understood."""
+
+    id: Raw | UnsetType = UNSET
+    method: str | UnsetType = UNSET
+    params: Raw | UnsetType = UNSET
+    result: Raw | UnsetType = UNSET
+    error: Raw | UnsetType = UNSET
+
+
+_strict = msgspec.json.Decoder(Envelope)
+_loose = msgspec.json.Decoder(_Loose)
+_members = msgspec.json.Decoder(dict[str, Raw])
+_encode = msgspec.json.Encoder().encode
+
+
+# Reading
+
+
+def decode(frame: bytes) -> Envelope:
+    """Decode one frame. Raises ParseError, BatchRefused or InvalidRequest."""
+    try:
+        return _strict.decode(frame)
+    except (msgspec.ValidationError, UnicodeDecodeError):
+        return _decode_loosely(frame)
+    except msgspec.DecodeError as exc:
+        raise ParseError(f"not a JSON message: {exc}") from None
+
+
+def decode_block(block: bytes) -> list[Envelope] | None:
+    """Decode a block of newline-ended frames in one go, or None where any of them needs a closer look."""
+    try:
+        messages = _strict.decode_lines(block)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return None
+    # decode_lines takes "{}{}" for two messages: every line must hold one, and not more
+    lines = block.count(b"\n")
+    alike = block.startswith(b"{") and block.count(b"\n{") == lines - 1
+    return messages if alike and len(messages) == lines else None
+
+
+def _decode_loosely(frame: bytes) -> Envelope:
+    try:
+        loose = _loose.decode(frame)
+    except UnicodeDecodeError:
+        raise ParseError("not a JSON message: not UTF-8") from None
+    except msgspec.ValidationError as exc:
+        if frame.lstrip()[:1] == b"[":
+            raise BatchRefused("JSON-RPC batches are not part of ACP: send one message a line") from None
+        raise InvalidRequest(f"not a JSON-RPC message: {exc}") from None
+    except msgspec.DecodeError as exc:
+        raise ParseError(f"not a JSON message: {exc}") from None
+    return Envelope(loose.id, loose.method, UNSET, loose.result, loose.error)
+
+
+def require_utf8(frame: bytes) -> None:
+    """What is not decoded is not checked either, and some agents die of it. Raises ParseError."""
+    try:
+        frame.isascii() or frame.decode()
+    except UnicodeDecodeError as exc:
+        raise ParseError(f"not a JSON message: not UTF-8 at byte {exc.start}") from None
+
+
+def members(frame: bytes | Raw) -> dict[str, Raw]:
+    """The members of a JSON object, each still as its own bytes; {} for what is not an object."""
+    try:
+        return _members.decode(frame)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return {}
+
+
+def text(raw: Raw | None) -> str | None:
+    """A raw member as a string, or None where it is anything else."""
+    try:
+        return None if raw is None else msgspec.json.decode(raw, type=str)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return None
+
+
+def integer(raw_id: bytes) -> int | None:
+    """A raw id as one of the numbers we issue, or None where it cannot be one."""
+    return int(raw_id) if raw_id.isdigit() and len(raw_id) < 19 else None
+
+
+# Rewriting: everything that is not named keeps its bytes
+
+
+def with_id(frame: bytes, raw_id: bytes) -> bytes:
+    """The same message under another id."""
+    fields = _members.decode(frame)
+    fields["id"] = Raw(raw_id)
+    return _encode(fields)
+
+
+def with_param(frame: bytes, name: str, value: bytes) -> bytes:
+    """The same message with one member of `params` replaced by raw JSON."""
+    fields = _members.decode(frame)
+    params = _members.decode(fields["params"])
+    params[name] = Raw(value)
+    fields["params"] = Raw(_encode(params))
+    return _encode(fields)
+
+
+# Writing messages of our own
+
+
+def request(request_id: int, method: str, params: object) -> bytes:
+    return _encode({"jsonrpc": "2.0", "id": request_id, "method": method, "params": params})
+
+
+def notification(method: str, params: object) -> bytes:
+    return _encode({"jsonrpc": "2.0", "method": method, "params": params})
+
+
+def result(raw_id: bytes, value: object) -> bytes:
+    return _encode({"jsonrpc": "2.0", "id": Raw(raw_id), "result": value})
+
+
+def failure(raw_id: bytes, error: AgentdError) -> bytes:
+    """An error response: `data` holds the reason and whatever else the error carries."""
+    return _encode({"jsonrpc": "2.0", "id": Raw(raw_id), "error": error_object(error)})
+
+
+def error_object(error: AgentdError) -> Mapping[str, object]:
+    return {"code": error.code, "message": error.message, "data": {"reason": error.reason, **error.data}}
+
+
+def first_id(data: bytes) -> bytes:
+    """The raw id of the first message in what was read, null where there is none: for refusals."""
+    try:
+        return decode(data.partition(b"\n")[0]).raw_id
+    except AgentdError:
+        return NULL

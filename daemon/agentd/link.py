@@ -1,0 +1,330 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The link between the manager and its workers and watcher: typed messages over a SOCK_SEQPACKET socket.
+
+One message a datagram, MessagePack, tagged with its type. The first is a Hello with the version of this
+protocol, answered by Welcome or Refused. A receiver ignores members and messages it does not know: an
+older worker and a newer manager work together, and a change they could not both live with raises VERSION.
+"""
+
+import asyncio
+import logging
+import os
+import socket
+from collections import deque
+from collections.abc import Callable
+
+import msgspec
+
+VERSION = 1
+MESSAGE_BYTES = 192 * 1024
+"""Longest message; the longest real one carries a client's first line, of 64 KiB by default."""
+QUEUE_BYTES = 16 << 20
+"""What may wait for a peer that does not read, then the link is given up."""
+
+log = logging.getLogger(__name__)
+
+
+class Message(msgspec.Struct, frozen=True, tag=True, kw_only=True, omit_defaults=True):
+    """Base of everything on the link."""
+
+
+# What they speak of
+
+
+class AgentInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """An agent process. `pid` is the host's number for it or its exec client, 0 once it has ended."""
+
+    name: str
+    state: str
+    pid: int = 0
+    version: str = ""
+
+
+class SessionInfo(msgspec.Struct, frozen=True, kw_only=True):
+    id: str
+    agent: str
+    state: str
+    queued: int = 0
+
+
+class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
+    """All the manager knows of a worker's inside: enough for Status, and for a new manager to start from."""
+
+    state: str = "starting"
+    runtime: str = ""
+    engine_id: str = ""
+    clients: int = 0
+    turns: int = 0
+    sessions: list[SessionInfo] = []
+    agents: list[AgentInfo] = []
+
+
+class ContainerInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """A container as its engine describes it. `pid` is its first process on this host, 0 if unknown."""
+
+    name: str
+    runtime: str
+    running: bool
+    id: str = ""
+    pid: int = 0
+    image: str = ""
+    labels: dict[str, str] = {}
+
+
+# Greeting
+
+
+class Hello(Message, frozen=True, kw_only=True):
+    """From a worker (with its container) or from the watcher (container "")."""
+
+    version: int
+    pid: int
+    code: str
+    container: str = ""
+    snapshot: Snapshot = Snapshot()
+
+
+class Welcome(Message, frozen=True, kw_only=True):
+    version: int
+
+
+class Refused(Message, frozen=True, kw_only=True):
+    """The manager does not take this peer; it should end and say why."""
+
+    reason: str
+    message: str
+
+
+# Manager to worker
+
+
+class Connect(Message, frozen=True, kw_only=True):
+    """A client's connection, in the one descriptor that comes along, and what was already read from it.
+
+    `attach_id` is the raw id of the attach request the worker has to answer, b"" where there was none.
+    """
+
+    connection: int
+    uid: int
+    agent: str = ""
+    attach_id: bytes = b""
+    data: bytes = b""
+
+
+class Drain(Message, frozen=True, kw_only=True):
+    job: int
+    timeout: float
+
+
+class CancelDrain(Message, frozen=True, kw_only=True):
+    job: int
+
+
+class Undrain(Message, frozen=True, kw_only=True):
+    pass
+
+
+class Reload(Message, frozen=True, kw_only=True):
+    """Read the configuration again; the manager has found it valid."""
+
+
+class Leave(Message, frozen=True, kw_only=True):
+    """Drain for `timeout` seconds at most and end."""
+
+    timeout: float
+
+
+# Worker to manager
+
+
+class Taken(Message, frozen=True, kw_only=True):
+    """The connection is the worker's now; until then the manager keeps it."""
+
+    connection: int
+
+
+class State(Message, frozen=True, kw_only=True):
+    snapshot: Snapshot
+
+
+class Failed(Message, frozen=True, kw_only=True):
+    """The worker cannot serve, and ends."""
+
+    reason: str
+    message: str
+
+
+class Leaving(Message, frozen=True, kw_only=True):
+    """The worker ends, as it should: its container ended (`container_ended`), or somebody asked it to."""
+
+    container_ended: bool
+
+
+class Progress(Message, frozen=True, kw_only=True):
+    """A drain: turns still running, and the sessions that have ended theirs."""
+
+    job: int
+    remaining: int
+    drained: list[str]
+
+
+class Ended(Message, frozen=True, kw_only=True):
+    """A drain's end. `result`: done, or timeout where turns had to be cut off."""
+
+    job: int
+    result: str
+    drained: list[str]
+
+
+# Watcher to manager
+
+
+class Seen(Message, frozen=True, kw_only=True):
+    """A container that exists, new or changed."""
+
+    container: ContainerInfo
+
+
+class Gone(Message, frozen=True, kw_only=True):
+    """A container that no longer exists."""
+
+    name: str
+    runtime: str
+
+
+class Engine(Message, frozen=True, kw_only=True):
+    """An engine is being followed (`problem` empty), or is not, and why."""
+
+    runtime: str
+    problem: str = ""
+
+
+AnyMessage = (
+    Hello | Welcome | Refused | Connect | Drain | CancelDrain | Undrain | Reload | Leave | Taken | State
+    | Failed | Leaving | Progress | Ended | Seen | Gone | Engine
+)  # fmt: skip
+
+_encode = msgspec.msgpack.Encoder().encode
+_decoder: msgspec.msgpack.Decoder[AnyMessage] = msgspec.msgpack.Decoder(AnyMessage)
+
+
+class Link:
+    """One end of a link. `on_message(message, descriptor)` owns the descriptor; `on_closed` comes once."""
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        on_message: Callable[[AnyMessage, int | None], None],
+        on_closed: Callable[[], None],
+    ) -> None:
+        sock.setblocking(False)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2 * MESSAGE_BYTES)
+        self._sock = sock
+        self._on_message = on_message
+        self._on_closed = on_closed
+        self._queue: deque[tuple[bytes, int | None]] = deque()
+        self._queued = 0
+        self._loop = asyncio.get_running_loop()
+        self._loop.add_reader(sock, self._readable)
+        self._ended: asyncio.Future[None] = self._loop.create_future()
+
+    # Sending
+
+    def send(self, message: AnyMessage, descriptor: int | None = None) -> None:
+        """Queue a message, with a descriptor that is duplicated, so the caller's stays the caller's."""
+        if self.closed:
+            return
+        data = _encode(message)
+        self._queue.append((data, None if descriptor is None else os.dup(descriptor)))
+        self._queued += len(data)
+        if self._queued > QUEUE_BYTES:
+            log.error("link: the peer reads nothing, giving it up")
+            self.close()
+        elif len(self._queue) == 1:
+            self._flush()
+
+    def _flush(self) -> None:
+        while self._queue:
+            data, descriptor = self._queue[0]
+            try:
+                socket.send_fds(self._sock, [data], [] if descriptor is None else [descriptor])
+            except BlockingIOError:
+                self._loop.add_writer(self._sock, self._flush)
+                return
+            except OSError as exc:
+                log.debug("link: %s", exc)
+                self.close()
+                return
+            self._drop_first()
+        self._loop.remove_writer(self._sock)
+
+    def _drop_first(self) -> None:
+        data, descriptor = self._queue.popleft()
+        self._queued -= len(data)
+        if descriptor is not None:
+            os.close(descriptor)
+
+    # Receiving
+
+    def _readable(self) -> None:
+        try:
+            data, descriptors, flags, _ = socket.recv_fds(
+                self._sock, MESSAGE_BYTES, 1, socket.MSG_CMSG_CLOEXEC
+            )
+        except BlockingIOError:
+            return
+        except OSError as exc:
+            log.debug("link: %s", exc)
+            self.close()
+            return
+        descriptor = descriptors[0] if descriptors else None
+        if not data:
+            self.close()
+        elif (message := _understood(data, flags)) is not None:
+            self._on_message(message, descriptor)
+        elif descriptor is not None:
+            os.close(descriptor)
+
+    # Closing
+
+    @property
+    def closed(self) -> bool:
+        return self._ended.done()
+
+    async def wait_closed(self) -> None:
+        await asyncio.shield(self._ended)
+
+    def close(self) -> None:
+        """Close now; what is queued is lost. Nothing happens the second time."""
+        if self.closed:
+            return
+        self._ended.set_result(None)
+        self._loop.remove_reader(self._sock)
+        self._loop.remove_writer(self._sock)
+        while self._queue:
+            self._drop_first()
+        self._sock.close()
+        self._on_closed()
+
+
+def _understood(data: bytes, flags: int) -> AnyMessage | None:
+    if flags & socket.MSG_TRUNC:
+        log.error("link: a message over %d bytes was cut off and is ignored", MESSAGE_BYTES)
+        return None
+    try:
+        return _decoder.decode(data)
+    except msgspec.DecodeError as exc:
+        log.warning("link: ignoring a message of another version: %s", exc)
+        return None
+
+
+def connect(path: str) -> socket.socket:
+    """A connected link socket. Raises OSError where nobody listens, or too many wait; never blocks."""
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    try:
+        sock.setblocking(False)
+        sock.connect(path)
+    except OSError:
+        sock.close()
+        raise
+    return sock

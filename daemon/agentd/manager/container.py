@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A container as the manager knows it: what the engine says, what its worker says, and the state of both."""
+
+import asyncio
+import enum
+
+from agentd import link
+from agentd.errors import AgentdError
+
+
+class State(enum.StrEnum):
+    STOPPED = "stopped"
+    IDLE = "idle"
+    STARTING = "starting"
+    SERVING = "serving"
+    DRAINING = "draining"
+    DRAINED = "drained"
+    FAILED = "failed"
+
+
+class WorkerEnd:
+    """A worker that has said Hello: its link, and the last it told of itself."""
+
+    def __init__(self, wire: link.Link, hello: link.Hello) -> None:
+        self.link = wire
+        self.pid = hello.pid
+        self.code = hello.code
+        self.snapshot = hello.snapshot
+
+
+class Container:
+    """One container. Its state is never stored: it follows from what is known, in `state` alone."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.info: link.ContainerInfo | None = None
+        self.configured = False
+        self.worker: WorkerEnd | None = None
+        self.start: asyncio.Task[None] | None = None
+        self.drained = False
+        """Whether somebody wants it drained, worker or not."""
+        self.failure: AgentdError | None = None
+        self.ready = asyncio.Event()
+        """Set while a worker is there that takes connections."""
+        self.unlinked = asyncio.Event()
+
+    @property
+    def state(self) -> State:
+        if self.worker is not None:
+            return State(self.worker.snapshot.state)
+        if self.start is not None:
+            return State.STARTING
+        if self.stopped:
+            return State.STOPPED
+        if self.drained:
+            return State.DRAINED
+        return State.FAILED if self.failure else State.IDLE
+
+    @property
+    def stopped(self) -> bool:
+        """Known not to run; one the watcher has said nothing of may well run."""
+        return self.info is not None and not self.info.running
+
+    @property
+    def runtime(self) -> str:
+        return self.info.runtime if self.info else ""
+
+    @property
+    def snapshot(self) -> link.Snapshot:
+        return self.worker.snapshot if self.worker else link.Snapshot()
+
+    # What changes it
+
+    def seen(self, info: link.ContainerInfo) -> None:
+        """The watcher's word. A restart clears an old failure: it is worth another try."""
+        if self.info is None or (info.id, info.pid) != (self.info.id, self.info.pid):
+            self.failure = None
+        self.info = info
+
+    def attach(self, worker: WorkerEnd) -> None:
+        self.worker, self.failure = worker, None
+        self.drained = worker.snapshot.state in (State.DRAINING, State.DRAINED)
+        self.unlinked.clear()
+        self.told(worker.snapshot)
+
+    def told(self, snapshot: link.Snapshot) -> None:
+        """The worker's word on itself."""
+        if self.worker is not None:
+            self.worker.snapshot = snapshot
+            (self.ready.clear if snapshot.state == State.STARTING else self.ready.set)()
+
+    def detach(self) -> None:
+        self.worker = None
+        self.ready.clear()
+        self.unlinked.set()

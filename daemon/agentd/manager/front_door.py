@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The front door: takes connections, reads their first line, and hands them to the worker they are for."""
+
+import asyncio
+import itertools
+import logging
+import socket
+from collections import Counter
+from collections.abc import Callable
+
+from agentd import link
+from agentd.acp import envelope
+from agentd.acp.stream import refuse
+from agentd.config import Limits
+from agentd.errors import AccessDenied, AgentdError, Draining, Internal, LimitReached, WorkerFailed
+from agentd.manager.access import Access, Peer, peer_of
+from agentd.manager.container import Container, WorkerEnd
+from agentd.manager.handshake import Opening, first_line, understand
+from agentd.manager.registry import Registry
+from agentd.systemd.events import Event
+from agentd.tasks import Tasks
+
+ACCEPTED_AT_ONCE = 64
+"""Connections taken in one pass of the loop, so that a flood does not starve everything else."""
+TAKE_SEC = 10.0
+"""What a worker has to say that it took a connection."""
+
+log = logging.getLogger(__name__)
+
+
+class FrontDoor:
+    """Listening sockets and the connections that have not found their worker yet."""
+
+    def __init__(self, registry: Registry, tasks: Tasks, limits: Callable[[], Limits]) -> None:
+        self._registry = registry
+        self._tasks = tasks
+        self._limits = limits
+        self.access: Access
+        self.draining = False
+        self._pending: Counter[int] = Counter()
+        self._numbers = itertools.count(1)
+        self._offers: dict[int, asyncio.Future[None]] = {}
+        self._listeners: dict[socket.socket, str] = {}
+
+    # Listening
+
+    def listen(self, sock: socket.socket, container: str = "") -> None:
+        """Accept from this socket, for one container or for whichever the first line names."""
+        sock.setblocking(False)
+        self._listeners[sock] = container
+        asyncio.get_running_loop().add_reader(sock, self._accept, sock, container)
+
+    def unlisten(self, sock: socket.socket) -> None:
+        if self._listeners.pop(sock, None) is not None:
+            asyncio.get_running_loop().remove_reader(sock)
+
+    def close(self) -> None:
+        for sock in list(self._listeners):
+            self.unlisten(sock)
+
+    def _accept(self, sock: socket.socket, container: str) -> None:
+        for _ in range(ACCEPTED_AT_ONCE):
+            try:
+                connection, _ = sock.accept()
+            except BlockingIOError:
+                return
+            except OSError as exc:
+                log.error("cannot accept a connection: %s", exc)
+                return
+            connection.setblocking(False)
+            self._tasks.start(self._welcome(connection, container), "connection")
+
+    # One connection
+
+    async def _welcome(self, sock: socket.socket, container: str) -> None:
+        """From accept to a worker, or to an error the client can read."""
+        raw_id = envelope.NULL
+        try:
+            peer = peer_of(sock)
+            line, rest = await self._first_line(sock, peer)
+            if not line:
+                sock.close()
+                return
+            raw_id = envelope.first_id(line)
+            opening = understand(line, rest)
+            await self._hand_over(sock, peer, opening._replace(container=container or opening.container))
+        except AgentdError as exc:
+            log.info("refused a connection: %s", exc.message)
+            await refuse(sock, raw_id, exc)
+        except OSError as exc:
+            log.debug("a connection broke off: %s", exc)
+            sock.close()
+        except Exception:
+            log.exception("a connection failed")
+            await refuse(sock, raw_id, Internal("internal error; the journal has the details"))
+
+    async def _first_line(self, sock: socket.socket, peer: Peer) -> tuple[bytes, bytes]:
+        limits = self._limits()
+        if self._pending[peer.uid] >= limits.pending_per_uid:
+            raise LimitReached(
+                f"{limits.pending_per_uid} connections of yours have not said yet what they want"
+            )
+        self._pending[peer.uid] += 1
+        try:
+            return await first_line(sock, limit=limits.front_door_bytes, deadline=limits.front_door_sec)
+        finally:
+            self._pending[peer.uid] -= 1
+            if not self._pending[peer.uid]:
+                del self._pending[peer.uid]
+
+    async def _hand_over(self, sock: socket.socket, peer: Peer, opening: Opening) -> None:
+        container = self._registry.choose(opening.container, lambda name: self.access.may(peer, name))
+        self._admit(peer, container)
+        for _ in range(2):  # the first worker may leave just as the connection is on its way to it
+            worker = await self._registry.worker_of(container)
+            if await self._offer(worker, sock, peer, opening):
+                sock.close()
+                return
+        raise WorkerFailed(f"the worker of {container.name} does not take connections; see: agentctl status")
+
+    def _admit(self, peer: Peer, container: Container) -> None:
+        if not self.access.may(peer, container.name):
+            about = self._registry.labels(container.name)
+            about.warning("denied to uid %d", peer.uid, extra={"event": Event.ACCESS_DENIED})
+            raise AccessDenied(
+                f"account {peer.uid} may not use {container.name}; see [access] in agentd.toml",
+                container=container.name,
+            )
+        if self.draining or container.drained:
+            raise Draining(f"{container.name} is being drained; try again later", container=container.name)
+
+    async def _offer(self, worker: WorkerEnd, sock: socket.socket, peer: Peer, opening: Opening) -> bool:
+        """Pass the descriptor; ours stays open until the worker has said that it has it."""
+        number = next(self._numbers)
+        taken = self._offers[number] = asyncio.get_running_loop().create_future()
+        message = link.Connect(
+            connection=number,
+            uid=peer.uid,
+            agent=opening.agent,
+            attach_id=opening.attach_id,
+            data=opening.data,
+        )
+        worker.link.send(message, sock.fileno())
+        gone = asyncio.ensure_future(worker.link.wait_closed())
+        try:
+            await asyncio.wait((taken, gone), timeout=TAKE_SEC, return_when=asyncio.FIRST_COMPLETED)
+            return taken.done()
+        finally:
+            gone.cancel()
+            del self._offers[number]
+
+    def taken(self, number: int) -> None:
+        """A worker has the connection."""
+        offer = self._offers.get(number)
+        if offer is not None and not offer.done():
+            offer.set_result(None)

@@ -1,0 +1,230 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The far end of every link: who may link, and what workers and the watcher say."""
+
+import asyncio
+import logging
+import os
+import socket
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any
+
+from msgspec import structs
+
+from agentd import __version__, errors, link
+from agentd.errors import AccessDenied, AgentdError, InvalidRequest
+from agentd.manager.access import Peer, peer_of
+from agentd.manager.container import Container, WorkerEnd
+from agentd.manager.front_door import FrontDoor
+from agentd.manager.jobs import Jobs
+from agentd.manager.registry import Registry
+from agentd.systemd.events import Event
+from agentd.tasks import Tasks
+
+HELLO_SEC = 10.0
+WATCHER_UNIT = "agentd-watch.service"
+
+log = logging.getLogger(__name__)
+
+UnitOf = Callable[[int, int | None], Awaitable[str]]
+"""Takes a pid and a pidfd and returns the unit systemd has the process in."""
+
+
+class Watch:
+    """What is known of the watcher and of the engines it follows."""
+
+    def __init__(self) -> None:
+        self.link: link.Link | None = None
+        self.engines: dict[str, str] = {}
+        """Engine to what is wrong with it; "" for nothing."""
+
+
+class Links:
+    """Listens for workers and the watcher."""
+
+    def __init__(
+        self, registry: Registry, door: FrontDoor, jobs: Jobs, tasks: Tasks, *, unit_of: UnitOf | None
+    ) -> None:
+        """`unit_of` is None where systemd supervises nothing; then the account alone counts."""
+        self._registry = registry
+        self._door = door
+        self._jobs = jobs
+        self._tasks = tasks
+        self._unit_of = unit_of
+        self._sock: socket.socket | None = None
+        self._greetings: set[link.Link] = set()
+        self.watch = Watch()
+
+    # Listening
+
+    def listen(self, sock: socket.socket) -> None:
+        sock.setblocking(False)
+        self._sock = sock
+        asyncio.get_running_loop().add_reader(sock, self._accept, sock)
+
+    def close(self) -> None:
+        if self._sock is not None:
+            asyncio.get_running_loop().remove_reader(self._sock)
+        for each in [*self._greetings, self.watch.link]:
+            if each is not None:
+                each.close()
+
+    def _accept(self, sock: socket.socket) -> None:
+        try:
+            connection, _ = sock.accept()
+        except BlockingIOError:
+            return
+        except OSError as exc:
+            log.error("cannot accept a link: %s", exc)
+            return
+        try:
+            peer = peer_of(connection, with_pidfd=True)
+        except OSError:
+            connection.close()  # gone already
+            return
+        Greeting(self, connection, peer)
+
+    # Greeting
+
+    def opened(self, wire: link.Link) -> None:
+        self._greetings.add(wire)
+
+    def start(self, work: Coroutine[Any, Any, None]) -> None:
+        self._tasks.start(work, "greeting")
+
+    def closed(self, wire: link.Link) -> None:
+        self._greetings.discard(wire)
+
+    async def verify(self, peer: Peer, hello: link.Hello) -> None:
+        """Raises AccessDenied or InvalidRequest for a peer that is not what it says it is."""
+        if hello.version != link.VERSION:
+            raise InvalidRequest(
+                f"this manager speaks version {link.VERSION} of the link, not {hello.version}"
+            )
+        if peer.uid not in (0, os.geteuid()):
+            raise AccessDenied(f"account {peer.uid} may not link to the manager")
+        if self._unit_of is None:
+            return
+        wanted = f"agentd@{hello.container}.service" if hello.container else WATCHER_UNIT
+        unit = await self._unit_of(peer.pid, peer.pidfd if peer.pidfd >= 0 else None)
+        if unit != wanted:
+            raise AccessDenied(
+                f"process {peer.pid} says it is {wanted}, but systemd says it is {unit or 'none'}"
+            )
+
+    def welcome(self, wire: link.Link, hello: link.Hello) -> Callable[[link.AnyMessage | None], None]:
+        """Take a peer in; returns what takes its messages, and None at its end."""
+        wire.send(link.Welcome(version=link.VERSION))
+        if hello.code != __version__:
+            log.info("process %d runs agentd %s, this is %s", hello.pid, hello.code, __version__)
+        return self._watcher(wire) if not hello.container else self._worker(wire, hello)
+
+    # Workers
+
+    def _worker(self, wire: link.Link, hello: link.Hello) -> Callable[[link.AnyMessage | None], None]:
+        worker = WorkerEnd(wire, hello)
+        container = self._registry.attach(hello.container, worker)
+        self._jobs.worker_linked(container)
+        return lambda message: self._from_worker(container, worker, message)
+
+    def _from_worker(self, container: Container, worker: WorkerEnd, message: link.AnyMessage | None) -> None:
+        match message:
+            case None:
+                self._registry.detach(container, worker)
+                self._jobs.worker_gone(container)
+            case link.State():
+                container.told(message.snapshot)
+                self._registry.changed(container)
+            case link.Taken():
+                self._door.taken(message.connection)
+            case link.Failed():
+                container.failure = errors.revive(message.reason, message.message)
+            case link.Leaving():
+                if message.container_ended and container.info:
+                    container.info = structs.replace(container.info, running=False)
+            case link.Progress():
+                self._jobs.progress(container, message)
+            case link.Ended():
+                self._jobs.ended(container, message)
+            case _:
+                log.warning("%s sent %s", container.name, type(message).__name__)
+
+    # The watcher
+
+    def _watcher(self, wire: link.Link) -> Callable[[link.AnyMessage | None], None]:
+        if self.watch.link is not None:
+            self.watch.link.close()
+        self.watch.link = wire
+        self.watch.engines = {}
+        log.info("the watcher is here")
+        return lambda message: self._from_watcher(wire, message)
+
+    def _from_watcher(self, wire: link.Link, message: link.AnyMessage | None) -> None:
+        match message:
+            case None if self.watch.link is wire:
+                self.watch.link = None
+                log.warning(
+                    "the watcher has gone: going on with what is known", extra={"event": Event.WATCHER_LOST}
+                )
+            case link.Seen():
+                self._registry.seen(message.container)
+            case link.Gone():
+                self._registry.gone(message.name, message.runtime)
+            case link.Engine():
+                self.watch.engines[message.runtime] = message.problem
+            case _:
+                pass
+
+    def reload(self) -> None:
+        """Tell everyone that the configuration has changed."""
+        for each in [self.watch.link, *(c.worker.link for c in self._registry if c.worker)]:
+            if each is not None:
+                each.send(link.Reload())
+
+
+class Greeting:
+    """A link that has not said who it is, or whose word has not been checked."""
+
+    def __init__(self, links: Links, sock: socket.socket, peer: Peer) -> None:
+        self._links = links
+        self._peer = peer
+        self._take: Callable[[link.AnyMessage | None], None] | None = None
+        self._hello_seen = False
+        self._early: list[link.AnyMessage] = []
+        self._link = link.Link(sock, self._message, self._closed)
+        self._deadline = asyncio.get_running_loop().call_later(HELLO_SEC, self._link.close)
+        links.opened(self._link)
+
+    def _message(self, message: link.AnyMessage, descriptor: int | None) -> None:
+        if descriptor is not None:
+            os.close(descriptor)  # nobody sends us any
+        if self._take is not None:
+            self._take(message)
+        elif self._hello_seen:
+            self._early.append(message)
+        elif isinstance(message, link.Hello):
+            self._hello_seen = True
+            self._links.start(self._check(message))
+        else:
+            self._link.close()
+
+    async def _check(self, hello: link.Hello) -> None:
+        try:
+            await self._links.verify(self._peer, hello)
+        except AgentdError as exc:
+            log.warning("refused a link: %s", exc.message, extra={"event": Event.ACCESS_DENIED})
+            self._link.send(link.Refused(reason=exc.reason, message=exc.message))
+            return
+        self._deadline.cancel()
+        if self._link.closed:
+            return
+        self._take = self._links.welcome(self._link, hello)
+        for message in self._early:
+            self._take(message)
+
+    def _closed(self) -> None:
+        self._deadline.cancel()
+        if self._peer.pidfd >= 0:
+            os.close(self._peer.pidfd)
+        self._links.closed(self._link)
+        if self._take is not None:
+            self._take(None)

@@ -1,0 +1,167 @@
+# SPDX-License-Identifier: Apache-2.0
+"""All containers the manager knows, and getting a worker for one."""
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterator
+
+from agentd import link
+from agentd.config import Configuration
+from agentd.errors import AgentdError, AmbiguousContainer, NoSuchContainer, NotRunning, WorkerFailed
+from agentd.log import Context
+from agentd.manager.container import Container, WorkerEnd
+from agentd.manager.spawner import Spawner
+from agentd.systemd.events import Event
+from agentd.tasks import Tasks
+
+LAST_WORDS_SEC = 0.5
+"""How long a worker's own reason for failing may trail behind its exit."""
+
+log = logging.getLogger(__name__)
+
+
+class Registry:
+    """Containers by name. `on_new`, `on_removed` and `on_change` tell whoever shows them (the bus)."""
+
+    def __init__(self, spawner: Spawner, tasks: Tasks) -> None:
+        self._spawner = spawner
+        self._tasks = tasks
+        self._containers: dict[str, Container] = {}
+        self.on_new: list[Callable[[Container], None]] = []
+        self.on_removed: list[Callable[[Container], None]] = []
+        self.on_change: list[Callable[[Container], None]] = []
+
+    def __iter__(self) -> Iterator[Container]:
+        return iter(sorted(self._containers.values(), key=lambda each: each.name))
+
+    def __len__(self) -> int:
+        return len(self._containers)
+
+    # Looking up
+
+    def get(self, name: str) -> Container:
+        """Raises NoSuchContainer."""
+        if name not in self._containers:
+            raise NoSuchContainer(
+                f"no container called {name} has opted in; see: agentctl list", container=name
+            )
+        return self._containers[name]
+
+    def choose(self, name: str, allowed: Callable[[str], bool]) -> Container:
+        """The container of that name; for "" the only one that is allowed. Errors list only allowed ones."""
+        mine = [each.name for each in self if allowed(each.name)]
+        if not name and len(mine) == 1:
+            return self._containers[mine[0]]
+        if not name:
+            text = "say which container" if mine else "no container that you may use has opted in"
+            raise (AmbiguousContainer if mine else NoSuchContainer)(text, containers=mine)
+        if name not in self._containers:
+            raise NoSuchContainer(
+                f"no container called {name} has opted in", container=name, containers=mine
+            )
+        return self._containers[name]
+
+    def labels(self, name: str) -> Context:
+        return Context(log, {"container": name})
+
+    # What is known
+
+    def configure(self, configuration: Configuration) -> None:
+        """Containers the configuration names are known whatever the watcher says."""
+        for name in configuration.containers:
+            self._known(name).configured = True
+        for container in list(self):
+            container.configured = container.name in configuration.containers
+            self._drop_if_unknown(container)
+
+    def seen(self, info: link.ContainerInfo) -> None:
+        container = self._known(info.name)
+        container.seen(info)
+        self.changed(container)
+
+    def gone(self, name: str, runtime: str) -> None:
+        container = self._containers.get(name)
+        if container is not None and container.runtime in ("", runtime):
+            container.info = None
+            self._drop_if_unknown(container)
+
+    def changed(self, container: Container) -> None:
+        for tell in self.on_change:
+            tell(container)
+
+    def _known(self, name: str) -> Container:
+        if name not in self._containers:
+            container = self._containers[name] = Container(name)
+            for tell in self.on_new:
+                tell(container)
+        return self._containers[name]
+
+    def _drop_if_unknown(self, container: Container) -> None:
+        if container.configured or container.info or container.worker or container.start:
+            self.changed(container)
+            return
+        del self._containers[container.name]
+        for tell in self.on_removed:
+            tell(container)
+
+    # Workers
+
+    def attach(self, name: str, worker: WorkerEnd) -> Container:
+        """A worker has linked: one we asked for, one somebody started, or one from before our restart."""
+        container = self._known(name)
+        if container.worker is not None:
+            container.worker.link.close()  # a newer one replaces it; systemd would not run two
+        container.attach(worker)
+        self.labels(name).info("worker %d linked", worker.pid, extra={"event": Event.WORKER_STARTED})
+        self.changed(container)
+        return container
+
+    def detach(self, container: Container, worker: WorkerEnd) -> None:
+        if container.worker is worker:
+            container.detach()
+            self.labels(container.name).info(
+                "worker %d left", worker.pid, extra={"event": Event.WORKER_GONE}
+            )
+            self._drop_if_unknown(container)
+
+    async def worker_of(self, container: Container) -> WorkerEnd:
+        """The container's worker, started where there is none. Raises NotRunning, or why it failed."""
+        if not container.ready.is_set():
+            if container.stopped:
+                raise NotRunning(f"{container.name} is not running; start it and connect again")
+            await asyncio.shield(self._start(container))
+        if container.worker is None:
+            raise container.failure or WorkerFailed(f"the worker of {container.name} left at once")
+        return container.worker
+
+    def _start(self, container: Container) -> "asyncio.Task[None]":
+        """One start at a time, shared by all who wait for it; a failed one is not remembered."""
+        if container.start is None:
+            container.failure = None
+            container.start = self._tasks.start(self._run_start(container), f"start of {container.name}")
+            self.changed(container)
+        return container.start
+
+    async def _run_start(self, container: Container) -> None:
+        try:
+            await self._spawner.start(container.name, container.ready)
+        except AgentdError as exc:
+            await self._last_words(container)
+            container.failure = container.failure or exc
+            self.labels(container.name).warning("%s", container.failure.message)
+        finally:
+            container.start = None
+            self._drop_if_unknown(container)
+
+    async def _last_words(self, container: Container) -> None:
+        if container.failure is None and container.worker is not None:
+            try:
+                await asyncio.wait_for(container.unlinked.wait(), LAST_WORDS_SEC)
+            except TimeoutError:
+                log.debug("%s failed without a word", container.name)
+
+    async def stop_worker(self, container: Container) -> None:
+        await self._spawner.stop(container.name)
+
+    def unit(self, container: Container) -> str:
+        return self._spawner.unit(container.name)

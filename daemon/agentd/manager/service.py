@@ -1,0 +1,173 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`agentd serve`: the manager's boot chain, its life, and its end, in that order."""
+
+import asyncio
+import contextlib
+import fcntl
+import logging
+import os
+import signal
+import socket
+from collections.abc import AsyncIterator, Iterator
+
+from agentd import errors
+from agentd.bus import Bus
+from agentd.config import load
+from agentd.errors import AgentdError, AlreadyRunning
+from agentd.manager import private_bus
+from agentd.manager.bus.control import Control
+from agentd.manager.manager import Manager
+from agentd.manager.sockets import EVERYBODY, FRONT_DOOR, LINK, OWNER_AND_GROUP, Inherited, take_or_bind
+from agentd.manager.spawner import ChildSpawner, Spawner, UnitSpawner
+from agentd.paths import Mode, Paths, prepare
+from agentd.systemd.activation import listen_sockets
+from agentd.systemd.notify import Notifier
+from agentd.systemd.units import UnitJobs
+from agentd.tasks import Tasks
+
+log = logging.getLogger("agentd.manager")
+
+
+@contextlib.contextmanager
+def only_instance(path: str) -> Iterator[None]:
+    """Hold the lock until everything else is closed. Raises AlreadyRunning."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise AlreadyRunning(f"another manager holds {path}") from None
+        yield
+    finally:
+        os.close(descriptor)
+
+
+class Service:
+    """One run of the manager. `run` returns the process's exit status."""
+
+    def __init__(self, paths: Paths, bus: str, arguments: list[str]) -> None:
+        """`bus`: system, session, private or none. `arguments`: those that show children the same places."""
+        self._paths = paths
+        self._bus = bus
+        self._arguments = arguments
+        self._notifier = Notifier()
+        self._tasks = Tasks()
+        self._stop = asyncio.Event()
+        self._hurry = asyncio.Event()
+        self._status = 0
+
+    async def run(self) -> int:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._asked_to_stop)
+        prepare(self._paths)
+        with only_instance(self._paths.lock):
+            inherited = listen_sockets(os.environ)
+            async with self._control_bus() as address:
+                await self._serve(inherited, address)
+        return self._status
+
+    @contextlib.asynccontextmanager
+    async def _control_bus(self) -> AsyncIterator[str]:
+        """The address of the bus to be on, "" for none; a private one lives as long as we do."""
+        if self._bus != "private":
+            yield "" if self._bus == "none" else self._bus
+            return
+        daemon = await private_bus.start(self._paths.bus, self._paths.bus_address)
+        try:
+            yield self._paths.bus_address
+        finally:
+            await daemon.stop(term=2, kill=2)
+            for leftover in (self._paths.bus, self._paths.bus + ".conf"):
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(leftover)
+
+    async def _serve(self, inherited: Inherited, address: str) -> None:
+        bus = await Bus.connect(address) if address else None
+        spawner, units = self._supervision(bus)
+        manager = Manager(
+            self._paths,
+            load(self._paths.config_files),
+            spawner=spawner,
+            notifier=self._notifier,
+            tasks=self._tasks,
+            inherited=inherited,
+            unit_of=units.unit_of if units else None,
+        )
+        control = Control(manager, address, bus)
+        own_front = FRONT_DOOR not in inherited
+        front, link = self._open_doors(inherited)
+        try:
+            await control.open()
+            manager.links.listen(link)
+            manager.door.listen(front)
+            if isinstance(spawner, ChildSpawner):
+                spawner.start_watcher()
+            self._watch(manager, control)
+            manager.running()
+            await self._stop.wait()
+        finally:
+            await self._close(manager, control, spawner)
+            front.close()
+            link.close()
+            if own_front:
+                for path in (self._paths.front_door, self._paths.link):
+                    os.unlink(path)
+
+    def _supervision(self, bus: Bus | None) -> tuple[Spawner, UnitJobs | None]:
+        limits = load(self._paths.config_files).configuration.limits
+        if bus is None or self._paths.mode is Mode.EMBEDDED:
+            return ChildSpawner(self._arguments, limits), None
+        units = UnitJobs(bus)
+        return UnitSpawner(units, limits), units
+
+    def _open_doors(self, inherited: Inherited) -> tuple[socket.socket, socket.socket]:
+        front = take_or_bind(inherited, FRONT_DOOR, self._paths.front_door, socket.SOCK_STREAM, EVERYBODY)
+        link = take_or_bind(inherited, LINK, self._paths.link, socket.SOCK_SEQPACKET, OWNER_AND_GROUP)
+        return front, link
+
+    def _watch(self, manager: Manager, control: Control) -> None:
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGHUP, self._reload, manager)
+        kept = self._tasks.start(control.keep(), "bus")
+        kept.add_done_callback(self._bus_given_up)
+        self._tasks.start(self._keep_watchdog(kept), "watchdog")
+
+    async def _keep_watchdog(self, *vital: "asyncio.Task[None]") -> None:
+        """Ping while the loop turns and no part we cannot do without has ended."""
+        while (interval := self._notifier.watchdog_interval) is not None:
+            if not any(task.done() for task in vital):
+                self._notifier.ping()
+            await asyncio.sleep(interval)
+
+    def _bus_given_up(self, kept: "asyncio.Task[None]") -> None:
+        if not kept.cancelled() and kept.exception():
+            self._status = errors.EX_UNAVAILABLE
+            self._stop.set()
+
+    def _reload(self, manager: Manager) -> None:
+        try:
+            manager.reload()
+        except AgentdError:
+            pass  # logged where it was found; a signal has nobody to tell
+
+    # The end
+
+    def _asked_to_stop(self) -> None:
+        """A second signal ends the wait for workers."""
+        (self._hurry if self._stop.is_set() else self._stop).set()
+
+    async def _close(self, manager: Manager, control: Control, spawner: Spawner) -> None:
+        manager.stopping()
+        manager.door.close()
+        closing = asyncio.ensure_future(spawner.close())
+        hurry = asyncio.ensure_future(self._hurry.wait())
+        await asyncio.wait((closing, hurry), return_when=asyncio.FIRST_COMPLETED)
+        hurry.cancel()
+        if not closing.done():
+            closing.cancel()
+            await asyncio.wait([closing])
+        manager.links.close()
+        await control.close()
+        await self._tasks.close()
+        manager.sockets.close(remove=isinstance(spawner, ChildSpawner))

@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Starting and stopping workers: through systemd, or as children where there is none."""
+
+import asyncio
+import os
+import sys
+from collections.abc import Sequence
+from typing import Protocol
+
+from agentd.config import Limits
+from agentd.errors import WorkerFailed
+from agentd.process import Child, dies_with_us, spawn
+from agentd.systemd.units import UnitJobs
+from agentd.tasks import Tasks
+
+STOP_MARGIN_SEC = 15.0
+"""On top of a worker's own drain, for it to stop its agents and leave."""
+
+
+class Spawner(Protocol):
+    """Whoever supervises the workers."""
+
+    def unit(self, name: str) -> str:
+        """The systemd unit of a container's worker; "" where there is none."""
+
+    async def start(self, name: str, ready: asyncio.Event) -> None:
+        """Start the worker and return when it takes connections. Raises WorkerFailed."""
+
+    async def stop(self, name: str) -> None:
+        """Stop the worker, which drains first. Raises WorkerFailed."""
+
+    async def close(self) -> None:
+        """The manager ends. What was started for it alone ends too."""
+
+
+class UnitSpawner:
+    """Workers are instances of agentd@.service; systemd does the rest, the watcher included.
+
+    A container's name has only characters that unit names may have, so it is never escaped.
+    """
+
+    def __init__(self, jobs: UnitJobs, limits: Limits) -> None:
+        self._jobs = jobs
+        self._limits = limits
+
+    def unit(self, name: str) -> str:
+        return f"agentd@{name}.service"
+
+    async def start(self, name: str, ready: asyncio.Event) -> None:
+        await self._jobs.start(self.unit(name), timeout=self._limits.worker_start_sec)
+        try:
+            await asyncio.wait_for(ready.wait(), self._limits.worker_start_sec)
+        except TimeoutError:
+            raise WorkerFailed(
+                f"{self.unit(name)} runs but does not report; see: systemctl status agentd"
+            ) from None
+
+    async def stop(self, name: str) -> None:
+        await self._jobs.stop(self.unit(name), timeout=self._limits.drain_sec + STOP_MARGIN_SEC)
+
+    async def close(self) -> None:
+        """Workers outlive their manager: that is what they are units for."""
+
+
+class ChildSpawner:
+    """Workers are children. They outlive a manager that crashes, and end with one that is stopped."""
+
+    def __init__(self, arguments: Sequence[str], limits: Limits) -> None:
+        """`arguments`: those of our own command line that a child needs to find the same places."""
+        self._arguments = arguments
+        self._limits = limits
+        self._tasks = Tasks()
+        self._workers: dict[str, Child] = {}
+        self._watcher: Child | None = None
+
+    def unit(self, name: str) -> str:
+        return ""
+
+    async def start(self, name: str, ready: asyncio.Event) -> None:
+        child = self._workers.get(name)
+        if child is None:
+            child = self._workers[name] = spawn(self._command("worker", name), env=os.environ)
+            self._tasks.start(self._reap(name, child), f"worker {name}")
+        ended = asyncio.ensure_future(child.wait())
+        up = asyncio.ensure_future(ready.wait())
+        try:
+            await asyncio.wait(
+                (ended, up), timeout=self._limits.worker_start_sec, return_when=asyncio.FIRST_COMPLETED
+            )
+            if not up.done():
+                child.signal(9)
+                raise WorkerFailed(_why(name, ended))
+        finally:
+            ended.cancel()
+            up.cancel()
+
+    async def stop(self, name: str) -> None:
+        if child := self._workers.get(name):
+            await child.stop(term=self._limits.drain_sec + STOP_MARGIN_SEC, kill=self._limits.agent_kill_sec)
+
+    def start_watcher(self) -> None:
+        """Keep a watcher running, which is gone when we are."""
+        self._tasks.start(self._keep_watcher(), "watcher")
+
+    async def close(self) -> None:
+        await asyncio.gather(*(self.stop(name) for name in list(self._workers)))
+        watcher, self._watcher = self._watcher, None
+        await self._tasks.close()
+        if watcher is not None:
+            await watcher.stop(term=2, kill=2)
+
+    async def _keep_watcher(self) -> None:
+        pause = 1.0
+        while True:
+            self._watcher = spawn(dies_with_us(self._command("watch")), env=os.environ)
+            await self._watcher.wait()
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, 60)
+
+    async def _reap(self, name: str, child: Child) -> None:
+        await child.wait()
+        self._workers.pop(name, None)
+
+    def _command(self, *verb: str) -> list[str]:
+        return [sys.executable, "-m", "agentd", *verb, *self._arguments]
+
+
+def _why(name: str, ended: "asyncio.Future[int]") -> str:
+    if ended.done():
+        return f"the worker of {name} ended with status {ended.result()}; its log says why"
+    return f"the worker of {name} did not report in time"

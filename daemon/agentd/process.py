@@ -1,0 +1,159 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The one place that starts processes: short commands with a deadline, and children watched by pidfd."""
+
+import asyncio
+import os
+import signal
+import subprocess
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from agentd.errors import EngineFailed, EngineMissing
+
+PRIVATE_PREFIXES = ("NOTIFY_SOCKET", "LISTEN_", "WATCHDOG_", "MAINPID", "CREDENTIALS_DIRECTORY", "AGENTD_")
+"""Variables between systemd, agentd and its own processes; nobody else's business."""
+
+AGENT_VARIABLES = ("PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "TZ", "TERM", "TMPDIR")
+"""What an agent on the host inherits: no SSH_AUTH_SOCK, no bus address, no secret of ours by accident."""
+
+
+def engine_environment() -> dict[str, str]:
+    """Our environment for an engine's command line, which may need $DOCKER_HOST or $XDG_RUNTIME_DIR."""
+    return {key: value for key, value in os.environ.items() if not key.startswith(PRIVATE_PREFIXES)}
+
+
+def agent_environment() -> dict[str, str]:
+    """The little of our environment that an agent on the host gets."""
+    return {k: v for k, v in os.environ.items() if k in AGENT_VARIABLES or k.startswith("LC_")}
+
+
+class Output(NamedTuple):
+    status: int
+    stdout: bytes
+    stderr: bytes
+
+
+async def run(argv: Sequence[str], *, deadline: float) -> Output:
+    """Run a command to its end. Raises EngineMissing, or EngineFailed past the deadline (seconds)."""
+    try:
+        child = await asyncio.create_subprocess_exec(
+            *argv,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            env=engine_environment(),
+        )
+    except FileNotFoundError:
+        raise EngineMissing(f"{argv[0]} is not installed, or not on the PATH of agentd") from None
+    except OSError as exc:
+        raise EngineFailed(f"{argv[0]} cannot be started: {exc.strerror}") from None
+    try:
+        stdout, stderr = await asyncio.wait_for(child.communicate(), deadline)
+    except TimeoutError:
+        raise EngineFailed(f"{' '.join(argv[:2])} gave no answer within {deadline:g} s") from None
+    finally:
+        if child.returncode is None:
+            child.kill()
+            await child.wait()
+    return Output(child.returncode or 0, stdout, stderr)
+
+
+class Child:
+    """A running child, on a pidfd: no signal for it can reach a stranger with its number."""
+
+    def __init__(self, popen: "subprocess.Popen[bytes]") -> None:
+        self._popen = popen
+        self.pid = popen.pid
+        self._pidfd = os.pidfd_open(popen.pid)
+        loop = asyncio.get_running_loop()
+        self._ended: asyncio.Future[int] = loop.create_future()
+        loop.add_reader(self._pidfd, self._reap)
+
+    @property
+    def status(self) -> int | None:
+        """Exit status, or minus the signal that ended it; None while it runs."""
+        return self._popen.returncode
+
+    async def wait(self) -> int:
+        """Wait for the end, for as long as it takes, and return the status."""
+        return await asyncio.shield(self._ended)
+
+    def signal(self, number: int) -> None:
+        """Send a signal; nothing happens to one that has ended."""
+        if not self._ended.done():
+            signal.pidfd_send_signal(self._pidfd, number)
+
+    async def stop(self, *, term: float, kill: float) -> None:
+        """SIGTERM, SIGKILL after `term` seconds, and at most `kill` more of waiting."""
+        for number, patience in ((signal.SIGTERM, term), (signal.SIGKILL, kill)):
+            self.signal(number)
+            try:
+                await asyncio.wait_for(self.wait(), patience)
+                return
+            except TimeoutError:
+                continue
+
+    def _reap(self) -> None:
+        asyncio.get_running_loop().remove_reader(self._pidfd)
+        os.close(self._pidfd)
+        self._ended.set_result(self._popen.wait())
+
+
+class Pipes(NamedTuple):
+    """Our ends of a child's three streams; whoever gets them closes them."""
+
+    stdin: int
+    stdout: int
+    stderr: int
+
+
+def spawn(
+    argv: Sequence[str],
+    *,
+    env: Mapping[str, str],
+    cwd: str | None = None,
+    pass_fds: Sequence[int] = (),
+    stdin: int = subprocess.DEVNULL,
+    stdout: int | None = None,
+    stderr: int | None = None,
+) -> Child:
+    """Start a child in a session of its own. Raises OSError where the program cannot be executed."""
+    return Child(
+        subprocess.Popen(
+            argv,
+            env=env,
+            cwd=cwd,
+            pass_fds=pass_fds,
+            stdin=stdin,
+            stdout=stdout,
+            stderr=stderr,
+            start_new_session=True,
+        )
+    )
+
+
+def spawn_piped(
+    argv: Sequence[str], *, env: Mapping[str, str], cwd: str | None = None
+) -> tuple[Child, Pipes]:
+    """Start a child with a pipe on each of its streams."""
+    theirs_in, ours_in = os.pipe()
+    ours_out, theirs_out = os.pipe()
+    ours_err, theirs_err = os.pipe()
+    pipes = Pipes(ours_in, ours_out, ours_err)
+    try:
+        return spawn(argv, env=env, cwd=cwd, stdin=theirs_in, stdout=theirs_out, stderr=theirs_err), pipes
+    except OSError:
+        close_all(pipes)
+        raise
+    finally:
+        close_all((theirs_in, theirs_out, theirs_err))
+
+
+def close_all(descriptors: Sequence[int]) -> None:
+    for descriptor in descriptors:
+        os.close(descriptor)
+
+
+def dies_with_us(argv: Sequence[str]) -> list[str]:
+    """The same command, ended by the kernel when we end, however we end."""
+    return ["setpriv", "--pdeathsig", "TERM", "--", *argv]

@@ -1,0 +1,147 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Finding and ending whole process trees, inside containers too.
+
+Every agent is started with AGENTD_OWNER=<owner>/<instance> in its environment. Children inherit it, also
+those that leave their parent, group or session; and /proc shows it for processes in containers. What clears its
+environment is found as a descendant of what did not. Signals go through pidfds that were checked after they
+were opened, so a number that was used again is never hit.
+"""
+
+import asyncio
+import hashlib
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+MARKER = "AGENTD_OWNER"
+RESCAN = 0.05
+"""Seconds between two looks while a tree is being killed: it may fork as we look."""
+
+
+def owner_of(state_dir: str, container: str) -> str:
+    """The mark of one installation in one container: the same after a restart, and nobody else's."""
+    return hashlib.sha256(f"{os.path.realpath(state_dir)}\0{container}".encode()).hexdigest()[:16]
+
+
+def find(owner: str, *, pid_namespace: int | None = None) -> list[int]:
+    """The processes marked `owner` or `owner/…`, and their descendants. Reads /proc: run it in a thread.
+
+    `pid_namespace`, the inode of one, leaves out those that live in any other.
+    """
+    found, parents = set(), {}
+    for pid in _pids():
+        parents[pid] = _parent(pid)
+        if _is_marked(pid, owner):
+            found.add(pid)
+    found |= {pid for pid in parents if any(up in found for up in _ancestors(pid, parents))}
+    found.discard(os.getpid())
+    return [pid for pid in found if pid_namespace is None or pid_namespace_of(pid) == pid_namespace]
+
+
+def pid_namespace_of(pid: int) -> int | None:
+    """The inode of a process's PID namespace; None where it has gone or may not be looked at."""
+    try:
+        return os.stat(f"/proc/{pid}/ns/pid").st_ino
+    except OSError:
+        return None
+
+
+def start_time(pid: int) -> float | None:
+    """Seconds from boot to the start of a process; None where it has gone."""
+    fields = _stat(pid)
+    return float(fields[19]) / os.sysconf("SC_CLK_TCK") if fields else None
+
+
+async def end(owner: str, *, term: float, kill: float, pid_namespace: int | None = None) -> list[int]:
+    """End a tree: SIGTERM, SIGKILL after `term` seconds, at most `kill` more. Returns what is left."""
+    await _signal_and_wait(owner, signal.SIGTERM, term, pid_namespace)
+    deadline = asyncio.get_running_loop().time() + kill
+    while True:
+        left = await asyncio.to_thread(find, owner, pid_namespace=pid_namespace)
+        if not left or asyncio.get_running_loop().time() > deadline:
+            return left
+        await _signal_and_wait(owner, signal.SIGKILL, RESCAN, pid_namespace)
+
+
+async def _signal_and_wait(owner: str, number: int, patience: float, pid_namespace: int | None) -> None:
+    with ExitStack() as stack:
+        pidfds = await asyncio.to_thread(_open_tree, owner, pid_namespace, stack)
+        for pidfd in pidfds:
+            _send(pidfd, number)
+        await _all_ended(pidfds, patience)
+
+
+def _open_tree(owner: str, pid_namespace: int | None, stack: ExitStack) -> list[int]:
+    pidfds = []
+    for pid in find(owner, pid_namespace=pid_namespace):
+        born = start_time(pid)
+        try:
+            pidfd = os.pidfd_open(pid)
+        except OSError:
+            continue  # it ended meanwhile
+        stack.callback(os.close, pidfd)
+        if born is not None and start_time(pid) == born:
+            pidfds.append(pidfd)
+    return pidfds
+
+
+def _send(pidfd: int, number: int) -> None:
+    try:
+        signal.pidfd_send_signal(pidfd, number)
+    except (ProcessLookupError, PermissionError):
+        pass  # ended, or no longer ours to end: the next look tells
+
+
+async def _all_ended(pidfds: list[int], patience: float) -> None:
+    loop = asyncio.get_running_loop()
+    waiting = {pidfd: loop.create_future() for pidfd in pidfds}
+    for pidfd, ended in waiting.items():
+        loop.add_reader(pidfd, _ended, loop, pidfd, ended)
+    if waiting:
+        await asyncio.wait(waiting.values(), timeout=patience)
+    for pidfd in waiting:
+        loop.remove_reader(pidfd)
+
+
+def _ended(loop: asyncio.AbstractEventLoop, pidfd: int, ended: "asyncio.Future[None]") -> None:
+    loop.remove_reader(pidfd)
+    if not ended.done():
+        ended.set_result(None)
+
+
+# /proc
+
+
+def _pids() -> Iterator[int]:
+    return (int(entry.name) for entry in os.scandir("/proc") if entry.name.isdigit())
+
+
+def _is_marked(pid: int, owner: str) -> bool:
+    try:
+        environment = Path(f"/proc/{pid}/environ").read_bytes()
+    except OSError:
+        return False  # gone, or another user's: then it is not ours
+    wanted = f"{MARKER}={owner}".encode()
+    return any(entry == wanted or entry.startswith(wanted + b"/") for entry in environment.split(b"\0"))
+
+
+def _parent(pid: int) -> int:
+    fields = _stat(pid)
+    return int(fields[1]) if fields else 0
+
+
+def _stat(pid: int) -> list[bytes]:
+    """The fields of /proc/PID/stat from the state on, so that field N of proc(5) is at N - 3; [] if gone."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
+    except OSError:
+        return []
+
+
+def _ancestors(pid: int, parents: dict[int, int]) -> Iterator[int]:
+    seen = set()
+    while (pid := parents.get(pid, 0)) and pid not in seen:
+        seen.add(pid)
+        yield pid

@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: Apache-2.0
+"""No container at all: agents as processes of this host, started in a directory. The embedded default."""
+
+import asyncio
+import os
+from collections.abc import AsyncIterator
+
+from agentd import proctree
+from agentd.config import Configuration
+from agentd.errors import AgentMissing, NoSuchContainer, NotRunning
+from agentd.link import ContainerInfo
+from agentd.process import Child, Pipes, agent_environment, spawn_piped
+from agentd.runtimes import Command
+
+
+class Host:
+    """The containers whose configuration says `runtime = "host"`; each runs while its directory is there."""
+
+    name = "host"
+
+    def __init__(self, configuration: Configuration) -> None:
+        self._configuration = configuration
+
+    async def inspect(self, name: str) -> ContainerInfo:
+        entry = self._configuration.containers.get(name)
+        if entry is None or entry.runtime != "host":
+            raise NoSuchContainer(f'no container {name} has runtime = "host" in the configuration')
+        return ContainerInfo(
+            name=name, runtime="host", running=os.path.isdir(entry.directory or ""), id=name
+        )
+
+    async def containers(self) -> list[ContainerInfo]:
+        return [
+            await self.inspect(name)
+            for name, e in self._configuration.containers.items()
+            if e.runtime == "host"
+        ]
+
+    def exec(self, container: ContainerInfo, command: Command) -> tuple[Child, Pipes]:
+        directory = command.workdir or self._configuration.containers[container.name].directory
+        if not os.path.isdir(directory or ""):
+            raise NotRunning(f"the directory {directory} of {container.name} is not there")
+        try:
+            return spawn_piped(command.argv, env={**agent_environment(), **command.env}, cwd=directory)
+        except OSError as exc:
+            raise AgentMissing(f"{command.argv[0]} cannot be started on this host: {exc.strerror}") from None
+
+    async def wait(self, container: ContainerInfo) -> None:
+        await asyncio.get_running_loop().create_future()
+
+    async def reap(self, container: ContainerInfo, owner: str, *, term: float, kill: float) -> int:
+        return len(await proctree.end(owner, term=term, kill=kill))
+
+    async def events(self, since: float) -> AsyncIterator[str]:
+        await asyncio.get_running_loop().create_future()
+        yield ""

@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The near end of the link, a worker's or the watcher's: finds the manager, also after a restart."""
+
+import asyncio
+import logging
+import os
+import socket
+from collections.abc import Callable
+
+from agentd import __version__, link
+from agentd.errors import AgentdError, ManagerUnreachable, revive
+
+FIRST_PAUSE, LONGEST_PAUSE = 0.05, 2.0
+"""Seconds between attempts to reach a manager that is not there; under systemd the socket always is."""
+WELCOME_SEC = 20.0
+
+log = logging.getLogger(__name__)
+
+
+class Uplink:
+    """Keeps a link to the manager. What is sent without one is lost: Hello carries the whole state."""
+
+    def __init__(
+        self,
+        path: str,
+        on_order: Callable[[link.AnyMessage, int | None], None],
+        *,
+        container: str = "",
+        snapshot: Callable[[], link.Snapshot] = link.Snapshot,
+        on_welcome: Callable[[], None] | None = None,
+    ) -> None:
+        self._path = path
+        self._container = container
+        self._snapshot = snapshot
+        self._on_order = on_order
+        self._on_welcome = on_welcome
+        self._link: link.Link | None = None
+        self._gone = asyncio.Event()
+        self._refusal: AgentdError | None = None
+        self.welcomed = asyncio.Event()
+
+    async def run(self) -> None:
+        """Stay connected until cancelled. Raises the manager's refusal."""
+        pause = FIRST_PAUSE
+        while self._refusal is None:
+            try:
+                sock = link.connect(self._path)
+            except OSError as exc:
+                log.debug("no manager at %s: %s", self._path, exc)
+                await asyncio.sleep(pause)
+                pause = min(2 * pause, LONGEST_PAUSE)
+                continue
+            pause = FIRST_PAUSE
+            await self._stay(sock)
+        raise self._refusal
+
+    async def first_welcome(self) -> None:
+        """Raises ManagerUnreachable where no manager answers in time."""
+        try:
+            await asyncio.wait_for(self.welcomed.wait(), WELCOME_SEC)
+        except TimeoutError:
+            raise ManagerUnreachable(
+                f"no manager answers at {self._path}; is agentd.service running?"
+            ) from None
+
+    def send(self, message: link.AnyMessage) -> None:
+        if self._link is not None and self.welcomed.is_set():
+            self._link.send(message)
+
+    async def _stay(self, sock: socket.socket) -> None:
+        self._gone.clear()
+        self._link = link.Link(sock, self._message, self._gone.set)
+        hello = link.Hello(
+            version=link.VERSION,
+            pid=os.getpid(),
+            code=__version__,
+            container=self._container,
+            snapshot=self._snapshot(),
+        )
+        self._link.send(hello)
+        try:
+            await self._gone.wait()
+        finally:
+            self._link.close()
+            self._link = None
+        log.debug("the manager has gone")
+
+    def _message(self, message: link.AnyMessage, descriptor: int | None) -> None:
+        if isinstance(message, link.Welcome):
+            self.welcomed.set()
+            if self._on_welcome is not None:
+                self._on_welcome()
+        elif isinstance(message, link.Refused):
+            self._refusal = revive(message.reason, message.message)
+            self._gone.set()
+        else:
+            self._on_order(message, descriptor)

@@ -1,0 +1,386 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An agent process in the container: what goes to it, what comes from it, and its end."""
+
+import asyncio
+import enum
+import logging
+import secrets
+from typing import NamedTuple, Protocol
+
+from msgspec import UNSET
+
+from agentd.acp import envelope, methods
+from agentd.acp.envelope import Envelope
+from agentd.acp.framing import Torn
+from agentd.acp.stream import FrameStream
+from agentd.config import Limits
+from agentd.errors import AgentdError, AgentExited, AgentFailed, AgentMissing, AgentTimeout, FrameTooLarge
+from agentd.link import AgentInfo, ContainerInfo
+from agentd.log import Context, Redactor
+from agentd.process import Child
+from agentd.proctree import MARKER
+from agentd.runtimes import Command, Runtime
+from agentd.systemd.events import Event
+from agentd.worker.calls import Call, Calls
+from agentd.worker.stderr import Stderr
+
+NOT_EXECUTABLE, NOT_FOUND = 126, 127
+"""How an engine's exec says that the program is not there; the shells' convention."""
+FLUSH = 1.0
+"""Seconds that a dead agent's last output has to come through its pipe."""
+INLET = 1 << 20
+"""Bytes unsent to an agent before its client has to wait."""
+
+
+class State(enum.StrEnum):
+    STARTING = "starting"
+    READY = "ready"
+    STOPPING = "stopping"
+    EXITED = "exited"
+
+
+class Place(NamedTuple):
+    """Where a worker's agents run, and the mark that every one of their processes carries."""
+
+    runtime: Runtime
+    container: ContainerInfo
+    owner: str
+    limits: Limits
+    redact: Redactor
+    log: Context
+
+
+class Audience(Protocol):
+    """Whoever the agent works for. Called from the event loop."""
+
+    def relay(self, block: bytes) -> None:
+        """Notifications, as they came."""
+
+    def asked(self, agent: "Agent", frame: bytes, message: Envelope) -> None:
+        """A request from the agent."""
+
+    def withdrawn(self, agent: "Agent", frame: bytes, message: Envelope) -> None:
+        """The agent no longer wants an answer to a request of its own (`$/cancel_request`)."""
+
+    def answered(self, agent: "Agent", call: Call, frame: bytes | None) -> None:
+        """A call was answered (the frame as the agent sent it), or failed (None); its asker knows."""
+
+    def agent_congested(self, full: bool) -> None:
+        """The agent reads more slowly than it is written to."""
+
+    def agent_exited(self, agent: "Agent", error: AgentdError) -> None:
+        """The agent has ended and every call to it has been answered."""
+
+
+class Agent:
+    """One process. Started by `run`, which returns when it and all its descendants have ended."""
+
+    def __init__(self, name: str, command: Command, place: Place, audience: Audience) -> None:
+        self.name = name
+        self.instance = secrets.token_hex(4)
+        self.state = State.STARTING
+        self.version = ""
+        self._command = command
+        self._place = place
+        self._audience = audience
+        self._log = place.log.about(agent=name)
+        self._stderr = Stderr(self._log, place.redact)
+        self._stream = FrameStream(self, place.limits.frame_bytes, INLET)
+        self._streams_lost = asyncio.Event()
+        self._child: Child | None = None
+        self._calls = Calls()
+        self._given_up: AgentdError | None = None
+        self._has_answered = False
+        self._dismissed = False
+        self._stop_asked = asyncio.Event()
+        self._heard = 0.0
+
+    def info(self) -> AgentInfo:
+        return AgentInfo(
+            name=self.name, state=self.state, pid=self._child.pid if self._child else 0, version=self.version
+        )
+
+    @property
+    def alive(self) -> bool:
+        return self.state in (State.STARTING, State.READY)
+
+    # Life
+
+    async def run(self) -> None:
+        """Start, live, end. Every call is answered and the whole process tree is gone when this returns."""
+        try:
+            status = await self._live()
+            error = self._given_up or self._epitaph(status)
+        except AgentdError as exc:
+            error = exc
+        except asyncio.CancelledError:
+            self._over(AgentExited(f"{self.name} was stopped", agent=self.name))
+            raise
+        self._over(error)
+        await self._reap()
+
+    async def _live(self) -> int:
+        self._child, pipes = self._place.runtime.exec(self._place.container, self._marked(self._command))
+        self._log.info("%s started", self.name, extra={"event": Event.AGENT_STARTED})
+        await self._stderr.over_pipe(pipes.stderr)
+        await self._stream.over_pipes(pipes.stdout, pipes.stdin)
+        ended = asyncio.ensure_future(self._child.wait())
+        asked = asyncio.ensure_future(self._stop_asked.wait())
+        try:
+            await asyncio.wait((ended, asked), return_when=asyncio.FIRST_COMPLETED)
+            if not ended.done():
+                await self._end(self._child)
+            await self._flush()
+            return await asyncio.wait_for(ended, self._place.limits.agent_kill_sec)
+        except TimeoutError:
+            raise AgentTimeout(
+                f"{self.name} cannot be ended, not even by SIGKILL", agent=self.name
+            ) from None
+        finally:
+            ended.cancel()
+            asked.cancel()
+            self._stream.abort()
+            self._stderr.close()
+
+    def _marked(self, command: Command) -> Command:
+        return command._replace(env={**command.env, MARKER: f"{self._place.owner}/{self.instance}"})
+
+    async def _end(self, child: Child) -> None:
+        """EOF and SIGTERM to the whole tree, then SIGKILL; at last the engine's exec client itself."""
+        self._stream.finish()
+        await self._reap()
+        await child.stop(term=0.2, kill=self._place.limits.agent_kill_sec)
+
+    async def _reap(self) -> None:
+        limits, mark = self._place.limits, f"{self._place.owner}/{self.instance}"
+        left = await self._place.runtime.reap(
+            self._place.container, mark, term=limits.agent_stop_sec, kill=limits.agent_kill_sec
+        )
+        if left:
+            self._log.error("%d processes of %s would not end", left, self.name)
+
+    async def _flush(self) -> None:
+        """Let the last words through: the process has gone, what it wrote may still be in the pipe."""
+        self._stream.release()
+        try:
+            await asyncio.wait_for(self._streams_lost.wait(), FLUSH)
+        except TimeoutError:
+            self._log.debug("somebody still holds the pipes of %s", self.name)
+
+    def _epitaph(self, status: int) -> AgentdError:
+        details = {"agent": self.name, "exit_status": status, "stderr_tail": self._stderr.tail}
+        if not self._has_answered and status in (NOT_FOUND, NOT_EXECUTABLE):
+            program = self._command.argv[0]
+            return AgentMissing(
+                f"{self._place.container.name} has no program {program} to run {self.name}", **details
+            )
+        if not self._has_answered:
+            return AgentFailed(
+                f"{self.name} ended before it had answered anything (exit status {status})", **details
+            )
+        return AgentExited(f"{self.name} ended (exit status {status}) before it had answered", **details)
+
+    def _over(self, error: AgentdError) -> None:
+        level = logging.INFO if self._dismissed else logging.WARNING
+        self._log.log(level, "%s", error.message, extra={"event": Event.AGENT_EXITED})
+        self.state = State.EXITED
+        self._fail_all(error)
+        self._audience.agent_exited(self, error)
+
+    def dismiss(self, reason: AgentdError) -> None:
+        """End it because it is no longer needed; whoever still waits for it gets the reason."""
+        self._dismissed = True
+        self.give_up(reason)
+
+    def give_up(self, error: AgentdError) -> None:
+        """End it because it no longer does what it must; whoever waits for it gets this error, now."""
+        self._given_up = self._given_up or error
+        self._stop()
+        self._fail_all(error)
+
+    def _stop(self) -> None:
+        """`run` returns when it has ended."""
+        if self.alive:
+            self.state = State.STOPPING
+            self._stop_asked.set()
+
+    # To the agent
+
+    def request(self, frame: bytes, call: Call) -> None:
+        """Send a request under an id of ours. The call is answered in every case, now or later."""
+        try:
+            if not self.alive:
+                raise AgentExited(f"{self.name} has ended", agent=self.name)
+            raw_id = self._calls.issue(call)
+        except AgentdError as exc:
+            self._fail(call, exc)
+            return
+        if call.method in methods.HANDSHAKES:
+            self._expect(raw_id, call.method)
+        self._send(envelope.with_id(frame, raw_id))
+
+    def notify(self, frame: bytes) -> None:
+        """Send a notification, or an answer, as it is."""
+        self._send(frame)
+
+    def cancel_request(self, asker: object, frame: bytes, raw_id: bytes) -> None:
+        """Pass `$/cancel_request` on, under the id the agent knows the request by."""
+        known = self._calls.id_of(asker, raw_id)
+        if known is not None:
+            self._send(envelope.with_param(frame, "requestId", known))
+
+    def owes(self, asker: object) -> int:
+        """Requests of this asker that are open."""
+        return self._calls.of(asker)
+
+    def hold(self, reason: str, held: bool) -> None:
+        """Stop or go on reading its output."""
+        self._stream.hold(reason, held)
+
+    def _send(self, frame: bytes) -> None:
+        self._trace("to", frame)
+        self._stream.send(frame)
+
+    # Answers to what the agent asked (Asker)
+
+    def answer(self, call: Call, frame: bytes) -> None:
+        self._send(frame)
+
+    def fail(self, call: Call, error: AgentdError) -> None:
+        """A question nobody will answer: who asks for permission does not get it, others get an error."""
+        if call.method == methods.REQUEST_PERMISSION:
+            self._send(envelope.result(call.raw_id, {"outcome": {"outcome": "cancelled"}}))
+        else:
+            self._send(envelope.failure(call.raw_id, error))
+
+    # Deadlines of silence
+
+    def _expect(self, raw_id: bytes, method: str) -> None:
+        loop = asyncio.get_running_loop()
+        self._heard = loop.time()
+        patience = self._place.limits.agent_handshake_sec
+        loop.call_later(patience, self._check_silence, raw_id, method)
+
+    def _check_silence(self, raw_id: bytes, method: str) -> None:
+        if not self.alive or not self._calls.waits_for(raw_id):
+            return
+        loop, patience = asyncio.get_running_loop(), self._place.limits.agent_handshake_sec
+        quiet = loop.time() - max(self._heard, self._stderr.heard)
+        if quiet < patience:
+            loop.call_later(patience - quiet, self._check_silence, raw_id, method)
+        else:
+            self.give_up(
+                AgentTimeout(f"{self.name} was silent for {patience:g} s over {method}", agent=self.name)
+            )
+
+    # From the agent
+
+    def received(self, block: bytes) -> None:
+        """Lines from stdout: runs of notifications go on as one piece, everything else one by one."""
+        self._heard = asyncio.get_running_loop().time()
+        messages = envelope.decode_block(block)
+        if messages is None or self._log.isEnabledFor(logging.DEBUG):
+            for line in block.split(b"\n"):
+                self._line(line)
+        elif all(map(_just_passes, messages)):
+            self._audience.relay(block)
+        else:
+            self._mixed(block, messages)
+
+    def _mixed(self, block: bytes, messages: list[Envelope]) -> None:
+        run: list[bytes] = []
+        for line, message in zip(
+            block.split(b"\n"), messages, strict=False
+        ):  # split ends with an empty piece
+            if _just_passes(message):
+                run.append(line + b"\n")
+                continue
+            self._relay(run)
+            self._message(line, message)
+        self._relay(run)
+
+    def _relay(self, run: list[bytes]) -> None:
+        if run:
+            self._audience.relay(b"".join(run))
+            run.clear()
+
+    def _line(self, line: bytes) -> None:
+        if not line.strip():
+            return
+        self._trace("from", line)
+        try:
+            message = envelope.decode(line)
+        except AgentdError as exc:
+            shown = self._place.redact(line[:200].decode(errors="replace"))
+            self._log.warning(
+                "%s wrote something on stdout that is not ACP (%s): %s", self.name, exc.reason, shown
+            )
+            return
+        self._message(line, message)
+
+    def _message(self, line: bytes, message: Envelope) -> None:
+        if _just_passes(message):
+            self._audience.relay(line + b"\n")
+        elif message.is_notification:
+            self._audience.withdrawn(self, line, message)
+        elif message.is_request:
+            self._audience.asked(self, line, message)
+        elif message.is_response:
+            self._response(line, message.raw_id)
+        else:
+            self._log.warning(
+                "%s sent a message that is neither request, answer nor notification", self.name
+            )
+
+    def _response(self, line: bytes, raw_id: bytes) -> None:
+        call = self._calls.settle(raw_id)
+        if call is None:
+            self._log.debug("%s answered a request that nobody waits for", self.name)
+            return
+        self._has_answered = True
+        if self.state is State.STARTING:
+            self.state = State.READY
+        if call.asker is not None:
+            call.asker.answer(call, envelope.with_id(line, call.raw_id))
+        self._audience.answered(self, call, line)
+
+    def _fail_all(self, error: AgentdError) -> None:
+        for call in self._calls.settle_all():
+            self._fail(call, error)
+
+    def _fail(self, call: Call, error: AgentdError) -> None:
+        if call.asker is not None:
+            call.asker.fail(call, error)
+        self._audience.answered(self, call, None)
+
+    def oversized(self, message: Torn) -> None:
+        error = FrameTooLarge(
+            f"{self.name} sent a message of more than {self._place.limits.frame_bytes} bytes"
+        )
+        self._log.warning("%s", error.message)
+        if message.raw_id is None and message.is_response:
+            self.give_up(error)  # somebody waits for this, and nobody can tell who
+        elif message.raw_id is not None and not message.is_response:
+            self._send(envelope.failure(message.raw_id, error))
+        elif message.raw_id is not None and (call := self._calls.settle(message.raw_id)):
+            self._fail(call, error)
+
+    def ended(self) -> None:
+        self._stop()  # who closes stdout is done, and will mostly have ended already
+
+    def lost(self) -> None:
+        self._streams_lost.set()
+
+    def congested(self, full: bool) -> None:
+        self._audience.agent_congested(full)
+
+    def _trace(self, direction: str, frame: bytes) -> None:
+        if self._log.isEnabledFor(logging.DEBUG):
+            self._log.debug(
+                "%s %s: %s", direction, self.name, self._place.redact(frame.decode(errors="replace"))
+            )
+
+
+def _just_passes(message: Envelope) -> bool:
+    """Whether a message is a notification in which nothing has to be rewritten. Called for every frame."""
+    return message.id is UNSET and message.method is not UNSET and message.method != methods.CANCEL_REQUEST

@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Requests under way: every peer counts its ids from 0, so each hop issues its own."""
+
+from typing import NamedTuple, Protocol
+
+from agentd.acp import envelope
+from agentd.errors import AgentdError, LimitReached
+
+MOST = 1024
+"""Requests one peer may have unanswered."""
+
+
+class Asker(Protocol):
+    """Whoever sent a request and is owed the answer."""
+
+    def answer(self, call: "Call", frame: bytes) -> None:
+        """Deliver the answer, which already has the asker's own id."""
+
+    def fail(self, call: "Call", error: AgentdError) -> None:
+        """Nobody will answer, and this is why."""
+
+
+class Call(NamedTuple):
+    """A request we passed on. `raw_id` is the asker's id for it."""
+
+    asker: Asker | None
+    raw_id: bytes
+    method: str
+    session: str | None = None
+
+
+class Calls:
+    """The requests that one peer has been sent and has not answered yet, by the id we gave them."""
+
+    def __init__(self) -> None:
+        self._next = 0
+        self._open: dict[int, Call] = {}
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    def issue(self, call: Call) -> bytes:
+        """An id for a request that is about to be sent. Raises LimitReached."""
+        if len(self._open) >= MOST:
+            raise LimitReached(f"{MOST} requests are waiting for an answer already")
+        self._next += 1
+        self._open[self._next] = call
+        return b"%d" % self._next
+
+    def settle(self, raw_id: bytes) -> Call | None:
+        """The call an answer is for, now answered; None for an answer nobody waits for."""
+        number = envelope.integer(raw_id)
+        return None if number is None else self._open.pop(number, None)
+
+    def waits_for(self, raw_id: bytes) -> bool:
+        return envelope.integer(raw_id) in self._open
+
+    def id_of(self, asker: object, raw_id: bytes) -> bytes | None:
+        """The id a peer knows an asker's request by."""
+        for number, call in self._open.items():
+            if call.asker is asker and call.raw_id == raw_id:
+                return b"%d" % number
+        return None
+
+    def settle_all(self, asker: object | None = None) -> list[Call]:
+        """Take out every call (of one asker), because nobody will answer or wants to know."""
+        taken = [n for n, call in self._open.items() if asker is None or call.asker is asker]
+        return [self._open.pop(n) for n in taken]
+
+    def of(self, asker: object) -> int:
+        """How many requests of one asker are open."""
+        return sum(call.asker is asker for call in self._open.values())

@@ -1,0 +1,194 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`agentd worker NAME`: the life of a worker, from finding its container to leaving with it."""
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+
+from agentd import errors, link, runtimes
+from agentd.config import Loaded, load, secrets
+from agentd.errors import AgentdError
+from agentd.log import Context, Redactor
+from agentd.paths import Paths
+from agentd.proctree import owner_of
+from agentd.systemd.events import Event
+from agentd.systemd.notify import Notifier
+from agentd.tasks import Tasks
+from agentd.uplink import Uplink
+from agentd.worker.agent import Place
+from agentd.worker.drain import Drain
+from agentd.worker.hub import Hub
+
+EXTENSION_SEC = 10.0
+"""How much longer systemd is asked to wait at a time, while a drain at its stop goes on."""
+
+
+class Worker:
+    """One container's worker. `run` returns the process's exit status."""
+
+    def __init__(self, name: str, paths: Paths, loaded: Loaded) -> None:
+        self._name = name
+        self._paths = paths
+        self._configuration = loaded.configuration
+        self._log = Context(logging.getLogger("agentd.worker"), {"container": name})
+        self._notifier = Notifier()
+        self._tasks = Tasks()
+        self._hub: Hub | None = None
+        self._drain: asyncio.Task[None] | None = None
+        self._drain_job = 0
+        self._leave = asyncio.Event()
+        self._hurry = asyncio.Event()
+        self._patience = loaded.configuration.limits.drain_sec
+        self._uplink = Uplink(paths.link, self._order, container=name, snapshot=self._snapshot)
+
+    # Life
+
+    async def run(self) -> int:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._asked_to_end)
+        linked = self._tasks.start(self._uplink.run(), "link to the manager")
+        try:
+            await self._serve(linked)
+        except AgentdError as exc:
+            self._log.error("%s", exc.message)
+            self._notifier.status(exc.message)
+            self._uplink.send(link.Failed(reason=exc.reason, message=exc.message))
+            return exc.exit_status
+        finally:
+            self._notifier.stopping()
+            await self._tasks.close()
+        return 0
+
+    async def _serve(self, linked: "asyncio.Task[None]") -> None:
+        self._hub, ended = await self._open()
+        await self._uplink.first_welcome()
+        self._report()
+        self._log.info("serving %s", self._name, extra={"event": Event.WORKER_STARTED})
+        self._notifier.ready()
+        self._notifier.status(f"serving {self._name}")
+        self._tasks.start(self._keep_watchdog(), "watchdog")
+        leave = self._tasks.start(self._leave.wait(), "wait for an end")
+        await asyncio.wait((ended, leave, linked), return_when=asyncio.FIRST_COMPLETED)
+        if linked.done() and (refusal := linked.exception()):
+            await self._hub.close(errors.WorkerFailed(f"the manager refused this worker: {refusal}"))
+            raise refusal
+        await self._end(self._hub, container_ended=ended.done())
+
+    async def _open(self) -> tuple[Hub, "asyncio.Task[None]"]:
+        """Find the container and clear away what an earlier worker left in it."""
+        runtime, container = await runtimes.locate(self._name, self._configuration)
+        if not container.running:
+            raise errors.NotRunning(f"{self._name} is not running; start it and connect again")
+        owner, limits = owner_of(self._paths.state_dir, self._name), self._configuration.limits
+        place = Place(runtime, container, owner, limits, Redactor(secrets(self._configuration)), self._log)
+        if left := await runtime.reap(container, owner, term=0.5, kill=limits.agent_kill_sec):
+            self._log.warning("%d processes of an earlier worker would not end", left)
+        hub = Hub(place, self._configuration, self._tasks, self._report)
+        return hub, self._tasks.start(runtime.wait(container), f"watch over {self._name}")
+
+    async def _keep_watchdog(self) -> None:
+        """The loop that serves is the one that pings: no ping, no life."""
+        while (interval := self._notifier.watchdog_interval) is not None:
+            self._notifier.ping()
+            await asyncio.sleep(interval)
+
+    # The end
+
+    def _asked_to_end(self) -> None:
+        """A second signal ends the wait for turns, a third one everything."""
+        if self._hurry.is_set():
+            os._exit(errors.EX_TEMPFAIL)
+        (self._hurry if self._leave.is_set() else self._leave).set()
+
+    async def _end(self, hub: Hub, *, container_ended: bool) -> None:
+        if container_ended:
+            self._log.info("%s has ended", self._name, extra={"event": Event.CONTAINER_ENDED})
+            reason: AgentdError = errors.NotRunning(f"{self._name} has ended, and its agents with it")
+        else:
+            await self._drain_before_end(hub)
+            reason = errors.ShuttingDown(f"the worker of {self._name} has been stopped; connect again")
+        await hub.close(reason)
+        self._uplink.send(link.Leaving(container_ended=container_ended))
+
+    async def _drain_before_end(self, hub: Hub) -> None:
+        self._notifier.status("draining")
+        self._start_drain(hub, self._drain_job, self._patience)
+        assert self._drain is not None
+        hurry = self._tasks.start(self._hurry.wait(), "wait for a second signal")
+        while not self._drain.done() and not hurry.done():
+            self._notifier.extend_timeout(int(2 * EXTENSION_SEC * 1e6))
+            await asyncio.wait(
+                (self._drain, hurry), timeout=EXTENSION_SEC, return_when=asyncio.FIRST_COMPLETED
+            )
+
+    # What the manager wants
+
+    def _order(self, message: link.AnyMessage, descriptor: int | None) -> None:
+        match message:
+            case link.Connect() if descriptor is not None:
+                self._connect(message, descriptor)
+            case link.Drain() if self._hub:
+                self._start_drain(self._hub, message.job, message.timeout)
+            case link.CancelDrain() | link.Undrain() if self._hub:
+                self._stop_drain(self._hub)
+            case link.Reload():
+                self._reload()
+            case link.Leave():
+                self._patience = message.timeout
+                self._leave.set()
+            case _:
+                self._log.warning(
+                    "the manager sent %s, which means nothing here now", type(message).__name__
+                )
+                if descriptor is not None:
+                    os.close(descriptor)
+
+    def _connect(self, connect: link.Connect, descriptor: int) -> None:
+        sock = socket.socket(fileno=descriptor)
+        if self._hub is None:
+            sock.close()  # the manager still has it, and will try again
+            return
+        self._uplink.send(link.Taken(connection=connect.connection))
+        self._tasks.start(self._hub.accept(connect, sock), f"client {connect.connection}")
+
+    def _start_drain(self, hub: Hub, job: int, timeout: float) -> None:
+        if self._drain is not None:
+            self._drain.cancel()
+        self._drain_job = job
+        self._drain = self._tasks.start(self._run_drain(hub, job, timeout), f"drain {job}")
+
+    async def _run_drain(self, hub: Hub, job: int, timeout: float) -> None:
+        self._log.info("draining", extra={"event": Event.DRAIN_STARTED})
+        drain = Drain(
+            hub,
+            timeout,
+            lambda left, names: self._uplink.send(link.Progress(job=job, remaining=left, drained=names)),
+        )
+        result = await drain.run()
+        self._log.info("drained: %s", result, extra={"event": Event.DRAIN_ENDED})
+        self._uplink.send(link.Ended(job=job, result=result, drained=drain.drained))
+
+    def _stop_drain(self, hub: Hub) -> None:
+        if self._drain is not None:
+            self._drain.cancel()
+        hub.resume()
+
+    def _reload(self) -> None:
+        try:
+            self._configuration = load(self._paths.config_files).configuration
+        except AgentdError as exc:
+            self._log.error("keeping the old configuration: %s", exc.message)
+            return
+        if self._hub is not None:
+            self._hub.reconfigure(self._configuration)
+
+    # What the manager hears
+
+    def _snapshot(self) -> link.Snapshot:
+        return self._hub.snapshot() if self._hub else link.Snapshot()
+
+    def _report(self) -> None:
+        self._uplink.send(link.State(snapshot=self._snapshot()))

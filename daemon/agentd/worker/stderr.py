@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An agent's stderr: always read, line by line into the log, with its last lines kept for error messages."""
+
+import asyncio
+import os
+from collections import deque
+
+from agentd.log import Context, Redactor
+from agentd.systemd.events import Event
+
+LINE_BYTES = 4096
+"""Longer lines are logged in pieces."""
+TAIL_LINES = 20
+
+
+class Stderr(asyncio.Protocol):
+    def __init__(self, log: Context, redact: Redactor) -> None:
+        self.heard = 0.0
+        self._log = log
+        self._redact = redact
+        self._partial = b""
+        self._tail: deque[str] = deque(maxlen=TAIL_LINES)
+        self._transport: asyncio.ReadTransport | None = None
+
+    async def over_pipe(self, read_fd: int) -> None:
+        loop = asyncio.get_running_loop()
+        self._transport, _ = await loop.connect_read_pipe(lambda: self, os.fdopen(read_fd, "rb", 0))
+
+    @property
+    def tail(self) -> str:
+        """The last lines, at most 2,000 characters of them."""
+        return "\n".join(self._tail)[-2000:]
+
+    def close(self) -> None:
+        if self._transport is not None:
+            self._transport.close()
+
+    def data_received(self, data: bytes) -> None:
+        self.heard = asyncio.get_running_loop().time()
+        *lines, self._partial = (self._partial + data).split(b"\n")
+        for line in lines:
+            self._line(line)
+        while len(self._partial) > LINE_BYTES:
+            self._line(self._partial[:LINE_BYTES])
+            self._partial = self._partial[LINE_BYTES:]
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._partial:
+            self._line(self._partial)
+
+    def _line(self, line: bytes) -> None:
+        text = self._redact(line.decode(errors="replace").rstrip())
+        if text:
+            self._tail.append(text)
+            self._log.info("%s", text, extra={"event": Event.AGENT_STDERR})

@@ -1,0 +1,266 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An ACP agent that does what its prompts say, one command a line, and misbehaves as its switches say.
+
+Commands in a prompt:
+  say TEXT            stream a message chunk
+  updates N SIZE      stream N chunks of SIZE characters
+  ask TITLE           request permission for a tool call, then say the outcome
+  call METHOD JSON    send the client a request, then say the result or the error
+  tell METHOD JSON    send the client a notification
+  raw TEXT            write TEXT to stdout as it is
+  hold                go on when the client sends the notification _release
+  cancelled           go on when the turn is cancelled, and end it as cancelled
+  stderr TEXT         write a line to stderr
+  child               start a process that leaves this one's session and sleeps
+  env NAME            say the value of a variable, or that there is none
+  exit STATUS         end the process here
+  die                 kill the process with SIGKILL
+"""
+
+import argparse
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+from typing import Any
+
+
+def options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--ignore-sigterm", action="store_true")
+    parser.add_argument("--ignore-eof", action="store_true", help="live on when stdin has ended")
+    parser.add_argument("--ignore-cancel", action="store_true")
+    parser.add_argument("--hang", action="append", default=[], metavar="METHOD", help="never answer it")
+    parser.add_argument("--exit-at", metavar="METHOD", help="end when it comes")
+    parser.add_argument("--exit-status", type=int, default=3)
+    parser.add_argument(
+        "--noise", action="store_true", help="print text that is not JSON before the first frame"
+    )
+    parser.add_argument(
+        "--stderr-first", type=int, default=0, metavar="BYTES", help="before the first frame"
+    )
+    parser.add_argument(
+        "--early-updates", action="store_true", help="updates before session/new is answered"
+    )
+    parser.add_argument("--count-sessions", action="store_true", help='session ids "0", "1", …')
+    parser.add_argument("--reject-second-prompt", action="store_true")
+    parser.add_argument("--child-at-start", action="store_true")
+    return parser.parse_args()
+
+
+class Agent:
+    def __init__(self, switches: argparse.Namespace) -> None:
+        self.switches = switches
+        self.sessions = 0
+        self.calls = 0
+        self.waiting: dict[int, asyncio.Future[dict[str, Any]]] = {}
+        self.release = asyncio.Event()
+        self.cancelled: dict[str, asyncio.Event] = {}
+        self.turns: set[str] = set()
+        self.tasks: set[asyncio.Task[None]] = set()
+
+    # Wire
+
+    def write(self, message: dict[str, Any]) -> None:
+        sys.stdout.write(json.dumps({"jsonrpc": "2.0", **message}, ensure_ascii=False) + "\n")
+        sys.stdout.flush()
+
+    def notify(self, method: str, params: dict[str, Any]) -> None:
+        self.write({"method": method, "params": params})
+
+    async def call(self, method: str, params: dict[str, Any]) -> dict[str, Any]:
+        number, self.calls = self.calls, self.calls + 1
+        self.waiting[number] = asyncio.get_running_loop().create_future()
+        self.write({"id": number, "method": method, "params": params})
+        try:
+            return await self.waiting[number]
+        finally:
+            del self.waiting[number]
+
+    def take(self, message: dict[str, Any]) -> None:
+        method = message.get("method")
+        if method is None:
+            waiting = self.waiting.get(message.get("id"))
+            if waiting is not None and not waiting.done():
+                waiting.set_result(message)
+        elif method == self.switches.exit_at:
+            os._exit(self.switches.exit_status)
+        elif "id" not in message:
+            self.notified(method, message.get("params") or {})
+        elif method not in self.switches.hang:
+            task = asyncio.ensure_future(self.serve(method, message))
+            self.tasks.add(task)
+            task.add_done_callback(self.tasks.discard)
+
+    def notified(self, method: str, params: dict[str, Any]) -> None:
+        if method == "_release":
+            self.release.set()
+        elif method == "session/cancel" and not self.switches.ignore_cancel:
+            self.cancelled.setdefault(params["sessionId"], asyncio.Event()).set()
+            for waiting in self.waiting.values():
+                if not waiting.done():
+                    waiting.set_result({"result": {"outcome": {"outcome": "cancelled"}}})
+        elif method == "_echo":
+            self.notify("_echo", params)
+
+    # Methods
+
+    async def serve(self, method: str, message: dict[str, Any]) -> None:
+        handler = {
+            "initialize": self.initialize,
+            "session/new": self.new,
+            "session/prompt": self.prompt,
+            "_echo": self.echo,
+            "_wait": self.wait,
+        }.get(method)
+        if handler is None:
+            error = {"code": -32601, "message": f"no {method} here", "data": {"method": method}}
+            self.write({"id": message["id"], "error": error})
+            return
+        try:
+            self.write({"id": message["id"], "result": await handler(message.get("params") or {})})
+        except ValueError as exc:
+            self.write({"id": message["id"], "error": {"code": -32602, "message": str(exc)}})
+
+    async def initialize(self, params: dict[str, Any]) -> dict[str, Any]:
+        return {
+            "protocolVersion": 1,
+            "agentCapabilities": {"loadSession": False, "_meta": {"scripted": {"deep": [1, None, "ü"]}}},
+            "agentInfo": {"name": "scripted", "version": "1"},
+            "authMethods": [],
+            "_client": params.get("clientInfo"),
+            "unknownMember": {"kept": True},
+        }
+
+    async def new(self, params: dict[str, Any]) -> dict[str, Any]:
+        number, self.sessions = self.sessions, self.sessions + 1
+        session = str(number) if self.switches.count_sessions else f"sess-{os.getpid()}-{number}"
+        if self.switches.early_updates:
+            self.update(session, {"sessionUpdate": "available_commands_update", "availableCommands": []})
+        return {"sessionId": session, "_cwd": params.get("cwd")}
+
+    async def echo(self, params: dict[str, Any]) -> dict[str, Any]:
+        return params
+
+    async def wait(self, params: dict[str, Any]) -> dict[str, Any]:
+        await self.release.wait()
+        self.release.clear()
+        return params
+
+    async def prompt(self, params: dict[str, Any]) -> dict[str, Any]:
+        session = params["sessionId"]
+        if self.switches.reject_second_prompt and session in self.turns:
+            raise ValueError("a turn is running in this session")
+        self.turns.add(session)
+        self.cancelled[session] = asyncio.Event()
+        try:
+            return await self.perform(session, params["prompt"][0]["text"])
+        finally:
+            self.turns.discard(session)
+
+    # Turns
+
+    async def perform(self, session: str, script: str) -> dict[str, Any]:
+        for line in script.splitlines():
+            command, _, rest = line.strip().partition(" ")
+            if command:
+                await getattr(self, f"do_{command}")(session, rest)
+        stopped = self.cancelled[session].is_set()
+        return {"stopReason": "cancelled" if stopped else "end_turn", "_meta": {"turn": script[:20]}}
+
+    def update(self, session: str, update: dict[str, Any]) -> None:
+        self.notify("session/update", {"sessionId": session, "update": update})
+
+    async def do_say(self, session: str, text: str) -> None:
+        self.update(
+            session, {"sessionUpdate": "agent_message_chunk", "content": {"type": "text", "text": text}}
+        )
+
+    async def do_updates(self, session: str, rest: str) -> None:
+        count, size = map(int, rest.split())
+        for _ in range(count):
+            await self.do_say(session, "x" * size)
+
+    async def do_ask(self, session: str, title: str) -> None:
+        options = [
+            {"optionId": "yes", "name": "Allow", "kind": "allow_once"},
+            {"optionId": "no", "name": "Reject", "kind": "reject_once"},
+        ]
+        call = {"toolCallId": "call-1", "title": title, "kind": "edit", "status": "pending"}
+        asked = {"sessionId": session, "toolCall": call, "options": options}
+        answer = await self.call("session/request_permission", asked)
+        outcome = answer.get("result", {}).get("outcome", answer.get("error"))
+        await self.do_say(session, f"permission: {outcome.get('optionId', outcome.get('outcome'))}")
+
+    async def do_call(self, session: str, rest: str) -> None:
+        method, _, params = rest.partition(" ")
+        answer = await self.call(method, json.loads(params or "{}"))
+        await self.do_say(session, json.dumps(answer.get("result", answer.get("error")), sort_keys=True))
+
+    async def do_tell(self, session: str, rest: str) -> None:
+        method, _, params = rest.partition(" ")
+        self.notify(method, json.loads(params or "{}"))
+
+    async def do_raw(self, session: str, text: str) -> None:
+        sys.stdout.write(text + "\n")
+        sys.stdout.flush()
+
+    async def do_hold(self, session: str, rest: str) -> None:
+        await self.release.wait()
+        self.release.clear()
+
+    async def do_cancelled(self, session: str, rest: str) -> None:
+        await self.cancelled[session].wait()
+
+    async def do_stderr(self, session: str, text: str) -> None:
+        print(text, file=sys.stderr, flush=True)
+
+    async def do_child(self, session: str, rest: str) -> None:
+        await self.do_say(session, f"child {start_child()}")
+
+    async def do_env(self, session: str, name: str) -> None:
+        await self.do_say(session, f"{name}={os.environ.get(name, '(unset)')}")
+
+    async def do_exit(self, session: str, status: str) -> None:
+        os._exit(int(status))
+
+    async def do_die(self, session: str, rest: str) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def start_child() -> int:
+    """A process that only a look into its environment can find again."""
+    return subprocess.Popen(
+        ["sleep", "1000"],
+        start_new_session=True,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    ).pid
+
+
+async def main() -> None:
+    switches = options()
+    if switches.ignore_sigterm:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if switches.child_at_start:
+        start_child()
+    sys.stderr.write("e" * switches.stderr_first)
+    sys.stderr.flush()
+    if switches.noise:
+        print("Welcome to the scripted agent!", flush=True)
+    agent = Agent(switches)
+    reader = asyncio.StreamReader(limit=1 << 30)
+    await asyncio.get_running_loop().connect_read_pipe(
+        lambda: asyncio.StreamReaderProtocol(reader), sys.stdin
+    )
+    while line := await reader.readline():
+        agent.take(json.loads(line))
+    if switches.ignore_eof:
+        await asyncio.get_running_loop().create_future()
+
+
+if __name__ == "__main__":
+    asyncio.run(main())

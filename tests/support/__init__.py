@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What tests of every ring use: a raw ACP client, and a whole agentd in a folder."""

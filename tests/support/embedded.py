@@ -1,0 +1,185 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A whole agentd in a temporary folder: real processes, a real socket, a real private bus."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from support.acp_client import DEADLINE, Client
+
+SCRIPTED = Path(__file__).parents[1] / "agents" / "scripted.py"
+T = TypeVar("T")
+
+
+def scripted(*switches: str) -> list[str]:
+    """The command of the scripted agent."""
+    return [sys.executable, str(SCRIPTED), *switches]
+
+
+def eventually(look: Callable[[], T], what: str = "", deadline: float = DEADLINE) -> T:
+    """Look until there is something true to see, and return it."""
+    end = time.monotonic() + deadline
+    while not (seen := look()):
+        assert time.monotonic() < end, f"not within {deadline} s: {what or look}"
+        time.sleep(0.02)
+    return seen
+
+
+class Notices:
+    """The socket on which a service tells its supervisor how it is."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self.sock.bind(str(path))
+        self.sock.settimeout(DEADLINE)
+
+    def until(self, wanted: str) -> bool:
+        """Read notices until one has this line; False if none comes."""
+        try:
+            while wanted not in self.sock.recv(65536).decode().splitlines():
+                pass
+        except TimeoutError:
+            return False
+        return True
+
+
+class Embedded:
+    """agentd in embedded mode. `configuration` is the TOML it starts with."""
+
+    def __init__(self, folder: Path, configuration: str, *, bus: str = "none", **environment: str) -> None:
+        self.folder = folder
+        self.runtime_dir = folder / "run"
+        self.config = folder / "agentd.toml"
+        self.config.write_text(configuration)
+        self.bus = bus
+        self.environment = {**os.environ, **environment}
+        self.log_file = folder / "log"
+        self.notices = Notices(folder / "notify")
+        self.process: subprocess.Popen[bytes] | None = None
+
+    # Life
+
+    def start(self) -> None:
+        """Start it and return when it says that it is ready, in systemd's words."""
+        with self.log_file.open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "agentd", "serve", *self.places()],
+                stdout=log,
+                stderr=log,
+                stdin=subprocess.DEVNULL,
+                env={**self.environment, "NOTIFY_SOCKET": str(self.notices.path)},
+            )
+        assert self.notices.until("READY=1"), self.log()
+
+    def places(self) -> list[str]:
+        return ["--config", str(self.config), "--runtime-dir", str(self.runtime_dir), "--bus", self.bus]
+
+    def stop(self) -> int:
+        """Stop it politely and return its exit status."""
+        assert self.process is not None
+        self.process.terminate()
+        return self.process.wait(60)
+
+    def kill(self) -> None:
+        """End it without a chance to tidy up."""
+        assert self.process is not None
+        self.process.kill()
+        self.process.wait(10)
+
+    def clean_up(self) -> None:
+        """End whatever is left, and fail if anything should not have been."""
+        if self.process is not None and self.process.poll() is None:
+            self.process.terminate()
+            try:
+                self.process.wait(60)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+        self.notices.sock.close()
+        left = eventually_none(self.processes)
+        for pid in left:
+            os.kill(pid, signal.SIGKILL)
+        assert not left, f"left behind: {left}\n{self.log()}"
+
+    def processes(self) -> dict[int, str]:
+        """Every process that was started for this folder: its own, and those of its agents."""
+        return {
+            pid: text
+            for pid, text in command_lines().items()
+            if str(self.folder) in text or is_marked(pid, self)
+        }
+
+    # Talking
+
+    def client(self) -> Client:
+        return Client(self.runtime_dir / "agentd.sock")
+
+    def agentctl(self, *arguments: str, **options: Any) -> "subprocess.CompletedProcess[str]":
+        """Run agentctl to its end."""
+        command = [sys.executable, "-m", "agentd.ctl", "--runtime-dir", str(self.runtime_dir), *arguments]
+        return subprocess.run(
+            command, capture_output=True, text=True, env=self.environment, timeout=60, check=False, **options
+        )
+
+    def status(self) -> dict[str, Any]:
+        """What Status() says. Needs a bus."""
+        done = self.agentctl("status", "--json")
+        assert done.returncode == 0, done.stderr
+        status = json.loads(done.stdout)
+        assert isinstance(status, dict)
+        return status
+
+    def container(self, name: str = "here") -> dict[str, Any]:
+        """One container's part of the status."""
+        return next(each for each in self.status()["containers"] if each["name"] == name)
+
+    # Looking
+
+    def log(self) -> str:
+        return self.log_file.read_text()
+
+    def workers(self) -> list[int]:
+        """The processes that are workers of this agentd."""
+        return [
+            pid for pid, text in command_lines().items() if " worker " in text and str(self.folder) in text
+        ]
+
+
+def command_lines() -> dict[int, str]:
+    """The command line of every live process."""
+    found = {}
+    for entry in Path("/proc").iterdir():
+        try:
+            text = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        except OSError:
+            continue
+        if entry.name.isdigit() and text:
+            found[int(entry.name)] = text
+    return found
+
+
+def is_marked(pid: int, agentd: Embedded) -> bool:
+    """Whether a process descends from an agent that was started by this agentd's workers."""
+    from agentd.proctree import MARKER, owner_of
+
+    try:
+        environment = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    except OSError:
+        return False
+    owner = owner_of(str(agentd.runtime_dir / "state"), "here")
+    return any(entry.startswith(f"{MARKER}={owner}".encode()) for entry in environment)
+
+
+def eventually_none(look: Callable[[], dict[int, str]], deadline: float = 10.0) -> dict[int, str]:
+    """Look until nothing is left, and return what still is at the deadline."""
+    end = time.monotonic() + deadline
+    while (seen := look()) and time.monotonic() < end:
+        time.sleep(0.05)
+    return seen
