@@ -9,7 +9,7 @@ from collections.abc import Coroutine
 from typing import Any
 
 from agentd import __version__
-from agentd.config import Loaded, load, valid_name
+from agentd.config import valid_name
 from agentd.errors import AgentdError, InvalidArgs
 from agentd.paths import Mode, Paths, paths_for
 from agentd.systemd.journal import setup_logging
@@ -75,16 +75,15 @@ async def _service(options: argparse.Namespace, paths: Paths) -> int:
         from agentd.manager.service import Service
 
         return await Service(paths, options.bus, _places(options, paths)).run()
-    loaded: Loaded = load(paths.config_files)
     if options.verb == "watch":
         from agentd.watcher.service import Watcher
 
-        return await Watcher(paths, loaded).run()
+        return await Watcher(paths).run()
     if not valid_name(options.name):
         raise InvalidArgs(f"{options.name!r} cannot be the name of a container")
     from agentd.worker.service import Worker
 
-    return await Worker(options.name, paths, loaded).run()
+    return await Worker(options.name, paths).run()
 
 
 def _places(options: argparse.Namespace, paths: Paths) -> list[str]:

@@ -81,14 +81,14 @@ RuntimeChoice = Annotated[Runtime, Meta(description='"podman", "docker" or "host
 # The tables
 
 
-class Access(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Access(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """Accounts, by name or number, that may use every container (besides root and the manager's own)."""
 
     users: Texts = ()
     groups: Texts = ()
 
 
-class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """Deadlines (`_sec`, seconds), sizes (`_bytes`) and how many of a thing there may be."""
 
     front_door_sec: Seconds = 10.0  # for the first line to be complete
@@ -109,7 +109,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     client_buffer_bytes: Bytes = 8_388_608  # not yet read by a client
 
 
-class Agent(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Agent(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """How an ACP agent is started in a container: argument vector, and what its environment gets on top.
 
     Without a command in the file, that of the built-in agent of the same name is used.
@@ -119,7 +119,7 @@ class Agent(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     env: dict[EnvName, EnvValue] = {}
 
 
-class Container(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Container(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """A container that opted in.
 
     `runtime`: None looks it up in `Configuration.runtimes`. `agents`: only these may be used, the first
@@ -151,7 +151,9 @@ KNOWN_AGENTS: Mapping[str, Agent] = MappingProxyType(
 )
 
 
-class Configuration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Configuration(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True
+):
     """The whole of it. `runtimes`: in which order a container's name is looked up."""
 
     default_agent: AgentName | None = None
@@ -236,6 +238,55 @@ def load(files: Iterable[str | os.PathLike[str]]) -> Loaded:
     configuration = msgspec.convert(merged, Configuration)
     _refuse([_line(_origin(key, sources), key, text) for key, text in _conflicts(configuration)])
     return Loaded(configuration=configuration, sources=sources, files=tuple(sheet.file for sheet in sheets))
+
+
+def portable(configuration: Configuration, container: str) -> dict[str, Any]:
+    """What the worker of a container needs to know of it, as plain data: no other container's entry."""
+    entry = configuration.containers.get(container)
+    mine = {container: entry} if entry else {}
+    return _plain(msgspec.structs.replace(configuration, containers=mine))
+
+
+def portable_without_agents(configuration: Configuration) -> dict[str, Any]:
+    """What the watcher needs to know of it, as plain data: no agent's environment, and so no secret."""
+    containers = {
+        name: Container(runtime=each.runtime, directory=each.directory)
+        for name, each in configuration.containers.items()
+    }
+    return _plain(
+        Configuration(runtimes=configuration.runtimes, limits=configuration.limits, containers=containers)
+    )
+
+
+def from_portable(data: dict[str, Any]) -> Configuration:
+    """A configuration another process has sent, which may be of another version: unknown keys are ignored.
+
+    Errors: ConfigurationInvalid for a value that this version does not take.
+    """
+    try:
+        return msgspec.convert(_known(data, Configuration), Configuration)
+    except msgspec.ValidationError as error:
+        raise errors.ConfigurationInvalid(
+            f"the manager's configuration is not understood: {error}"
+        ) from None
+
+
+def _plain(configuration: Configuration) -> dict[str, Any]:
+    data = msgspec.to_builtins(configuration)
+    assert isinstance(data, dict)
+    return data
+
+
+def _known(data: Any, kind: Any) -> Any:
+    """The data without the keys that this version's tables do not have."""
+    if not isinstance(data, dict):
+        return data
+    if get_origin(kind) is dict:
+        return {name: _known(value, get_args(kind)[1]) for name, value in data.items()}
+    if not (isinstance(kind, type) and issubclass(kind, msgspec.Struct)):
+        return data
+    kinds = {field.name: field.type for field in msgspec.structs.fields(kind)}
+    return {name: _known(value, kinds[name]) for name, value in data.items() if name in kinds}
 
 
 def valid_name(name: str) -> bool:

@@ -12,6 +12,7 @@ import os
 import socket
 from collections import deque
 from collections.abc import Callable
+from typing import Any
 
 import msgspec
 
@@ -124,8 +125,13 @@ class Undrain(Message, frozen=True, kw_only=True):
     pass
 
 
-class Reload(Message, frozen=True, kw_only=True):
-    """Read the configuration again; the manager has found it valid."""
+class Settings(Message, frozen=True, kw_only=True):
+    """The configuration in force, as config.portable has it: after Welcome, and whenever it has changed.
+
+    Only the manager reads files, so that nobody starts with one it has refused.
+    """
+
+    configuration: dict[str, Any]
 
 
 class Leave(Message, frozen=True, kw_only=True):
@@ -192,6 +198,10 @@ class Gone(Message, frozen=True, kw_only=True):
     runtime: str
 
 
+class Listed(Message, frozen=True, kw_only=True):
+    """Every engine has been asked once: what was not told of by now is not there."""
+
+
 class Engine(Message, frozen=True, kw_only=True):
     """An engine is being followed (`problem` empty), or is not, and why."""
 
@@ -200,8 +210,8 @@ class Engine(Message, frozen=True, kw_only=True):
 
 
 AnyMessage = (
-    Hello | Welcome | Refused | Connect | Drain | CancelDrain | Undrain | Reload | Leave | Taken | State
-    | Failed | Leaving | Progress | Ended | Seen | Gone | Engine
+    Hello | Welcome | Refused | Connect | Drain | CancelDrain | Undrain | Settings | Leave | Taken | State
+    | Failed | Leaving | Progress | Ended | Seen | Gone | Listed | Engine
 )  # fmt: skip
 
 _encode = msgspec.msgpack.Encoder().encode

@@ -154,7 +154,7 @@ def prepare(paths: Paths) -> None:
     if paths.private:
         _check_ours_alone(paths.runtime_dir)
     make_directory(os.path.join(paths.runtime_dir, "containers"), 0o755)
-    for directory in (paths.state_dir, paths.manager_state, os.path.join(paths.state_dir, "containers")):
+    for directory in (paths.state_dir, paths.manager_state):
         make_directory(directory, 0o700)
 
 

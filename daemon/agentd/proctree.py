@@ -2,7 +2,7 @@
 """Finding and ending whole process trees, inside containers too.
 
 Every agent is started with AGENTD_OWNER=<owner>/<instance> in its environment. Children inherit it, also
-those that leave their parent, group or session; and /proc shows it for processes in containers. What clears its
+those that leave their parent, group or session; and /proc shows it for processes in containers. What clears
 environment is found as a descendant of what did not. Signals go through pidfds that were checked after they
 were opened, so a number that was used again is never hit.
 """

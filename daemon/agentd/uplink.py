@@ -37,7 +37,7 @@ class Uplink:
         self._link: link.Link | None = None
         self._gone = asyncio.Event()
         self._refusal: AgentdError | None = None
-        self.welcomed = asyncio.Event()
+        self._welcomed = asyncio.Event()
 
     async def run(self) -> None:
         """Stay connected until cancelled. Raises the manager's refusal."""
@@ -54,17 +54,17 @@ class Uplink:
             await self._stay(sock)
         raise self._refusal
 
-    async def first_welcome(self) -> None:
-        """Raises ManagerUnreachable where no manager answers in time."""
+    async def first(self, news: asyncio.Event) -> None:
+        """Wait for something the manager says to everyone. Raises ManagerUnreachable."""
         try:
-            await asyncio.wait_for(self.welcomed.wait(), WELCOME_SEC)
+            await asyncio.wait_for(news.wait(), WELCOME_SEC)
         except TimeoutError:
             raise ManagerUnreachable(
                 f"no manager answers at {self._path}; is agentd.service running?"
             ) from None
 
     def send(self, message: link.AnyMessage) -> None:
-        if self._link is not None and self.welcomed.is_set():
+        if self._link is not None and self._welcomed.is_set():
             self._link.send(message)
 
     async def _stay(self, sock: socket.socket) -> None:
@@ -87,7 +87,7 @@ class Uplink:
 
     def _message(self, message: link.AnyMessage, descriptor: int | None) -> None:
         if isinstance(message, link.Welcome):
-            self.welcomed.set()
+            self._welcomed.set()
             if self._on_welcome is not None:
                 self._on_welcome()
         elif isinstance(message, link.Refused):

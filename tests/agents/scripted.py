@@ -8,11 +8,16 @@ Commands in a prompt:
   call METHOD JSON    send the client a request, then say the result or the error
   tell METHOD JSON    send the client a notification
   raw TEXT            write TEXT to stdout as it is
+  bytes HEX           write these bytes to stdout
+  mixed N EVERY       stream N numbers; with every EVERY-th one, ask the client _tick and do not wait
+  big SIZE            ask the client _big with SIZE characters, then say the result or the error
   hold                go on when the client sends the notification _release
   cancelled           go on when the turn is cancelled, and end it as cancelled
+  close               close stdout
   stderr TEXT         write a line to stderr
   child               start a process that leaves this one's session and sleeps
   env NAME            say the value of a variable, or that there is none
+  cwd                 say the working directory
   exit STATUS         end the process here
   die                 kill the process with SIGKILL
 """
@@ -53,6 +58,7 @@ def options() -> argparse.Namespace:
 class Agent:
     def __init__(self, switches: argparse.Namespace) -> None:
         self.switches = switches
+        self.greeting: dict[str, Any] = {}
         self.sessions = 0
         self.calls = 0
         self.waiting: dict[int, asyncio.Future[dict[str, Any]]] = {}
@@ -114,6 +120,8 @@ class Agent:
             "session/prompt": self.prompt,
             "_echo": self.echo,
             "_wait": self.wait,
+            "_big": self.big,
+            "_greeted": self.greeted,
         }.get(method)
         if handler is None:
             error = {"code": -32601, "message": f"no {method} here", "data": {"method": method}}
@@ -125,6 +133,7 @@ class Agent:
             self.write({"id": message["id"], "error": {"code": -32602, "message": str(exc)}})
 
     async def initialize(self, params: dict[str, Any]) -> dict[str, Any]:
+        self.greeting = params
         return {
             "protocolVersion": 1,
             "agentCapabilities": {"loadSession": False, "_meta": {"scripted": {"deep": [1, None, "ü"]}}},
@@ -143,6 +152,13 @@ class Agent:
 
     async def echo(self, params: dict[str, Any]) -> dict[str, Any]:
         return params
+
+    async def greeted(self, params: dict[str, Any]) -> dict[str, Any]:
+        """What initialize was called with."""
+        return self.greeting
+
+    async def big(self, params: dict[str, Any]) -> dict[str, Any]:
+        return {"text": "x" * params["size"]}
 
     async def wait(self, params: dict[str, Any]) -> dict[str, Any]:
         await self.release.wait()
@@ -207,6 +223,27 @@ class Agent:
         sys.stdout.write(text + "\n")
         sys.stdout.flush()
 
+    async def do_bytes(self, session: str, text: str) -> None:
+        sys.stdout.buffer.write(bytes.fromhex(text))
+        sys.stdout.buffer.flush()
+
+    async def do_close(self, session: str, rest: str) -> None:
+        os.close(1)
+
+    async def do_mixed(self, session: str, rest: str) -> None:
+        count, every = map(int, rest.split())
+        asked = []
+        for number in range(count):
+            await self.do_say(session, str(number))
+            if number % every == 0:
+                asked.append(asyncio.ensure_future(self.call("_tick", {"n": number})))
+                await asyncio.sleep(0)  # so that the question is written here
+        await asyncio.gather(*asked)
+
+    async def do_big(self, session: str, size: str) -> None:
+        answer = await self.call("_big", {"text": "x" * int(size)})
+        await self.do_say(session, json.dumps(answer.get("result", answer.get("error")), sort_keys=True))
+
     async def do_hold(self, session: str, rest: str) -> None:
         await self.release.wait()
         self.release.clear()
@@ -222,6 +259,9 @@ class Agent:
 
     async def do_env(self, session: str, name: str) -> None:
         await self.do_say(session, f"{name}={os.environ.get(name, '(unset)')}")
+
+    async def do_cwd(self, session: str, rest: str) -> None:
+        await self.do_say(session, os.getcwd())
 
     async def do_exit(self, session: str, status: str) -> None:
         os._exit(int(status))

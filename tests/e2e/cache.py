@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The cache: folders that are dear to make and never change once made, each under a name that says what is in it."""
+"""The cache: folders that are dear to make and never change, under names that say what is in them."""
 
 import fcntl
 import hashlib
-import json
 import os
 import shutil
 import time
@@ -11,7 +10,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from .wait import wait_for
+
 BUILD_DEADLINE = 1800.0
+
+# What no run has asked for in this time, in seconds, was made by a recipe that has changed since.
+FORGET_AFTER = 14 * 86400.0
 
 
 def folder() -> Path:
@@ -25,20 +29,16 @@ def subfolder(name: str) -> Path:
     return place
 
 
-def key(*recipe: object) -> str:
-    """A short name for everything that decides what a build comes out as."""
-    return hashlib.sha256(json.dumps(recipe).encode()).hexdigest()[:16]
+def key(recipe: str) -> str:
+    """A short name for the text that decides what a build comes out as."""
+    return hashlib.sha256(recipe.encode()).hexdigest()[:16]
 
 
 @contextmanager
 def locked(path: Path, deadline: float = BUILD_DEADLINE) -> Iterator[None]:
-    """Hold the lock file against other test runs; TimeoutError when they keep it for longer than deadline seconds."""
-    end = time.monotonic() + deadline
+    """Hold the lock file against other test runs; TimeoutError when they keep it for deadline seconds."""
     with path.open("w") as file:
-        while not _try_lock(file.fileno()):
-            if time.monotonic() > end:
-                raise TimeoutError(f"another test run has held {path} for {deadline:.0f} s")
-            time.sleep(0.2)
+        wait_for(lambda: _try_lock(file.fileno()), deadline, f"another test run to let go of {path}")
         yield
 
 
@@ -51,20 +51,28 @@ def _try_lock(fd: int) -> bool:
 
 
 def cached(name: str, build: Callable[[Path], None]) -> Path:
-    """The folder of that name, filled by `build` if it is not there yet: complete or absent, never half made."""
+    """The folder of that name, filled by `build` if it is not there: complete or absent, never half made."""
     place = subfolder("roots") / name
-    if place.exists():
-        return place
-    with locked(place.with_name(f"{name}.lock")):
+    with locked(folder() / "build.lock"):  # one for all: builds share the downloaded packages
         if not place.exists():
             _build(place, build)
+        os.utime(place)
+        _forget(place.parent)
     return place
 
 
 def _build(place: Path, build: Callable[[Path], None]) -> None:
     partial = place.with_name(f"{place.name}.partial")
-    if partial.exists():  # a build was killed: it mounts only in a namespace of its own, so this is plain files
+    if (
+        partial.exists()
+    ):  # a build was killed: it mounts only in a namespace of its own, so this is plain files
         shutil.rmtree(partial)
     partial.mkdir()
     build(partial)
     partial.rename(place)
+
+
+def _forget(roots: Path) -> None:
+    for place in roots.iterdir():
+        if time.time() - place.stat().st_mtime > FORGET_AFTER:
+            shutil.rmtree(place)

@@ -1,12 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A cgroup of the host for one machine, so that two machines never share theirs and one write kills everything in it."""
+"""A cgroup of the host for one machine: no two machines share one, and nothing in it outlives it."""
 
+import errno
 import os
-import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
-# nspawn looks up its place in the hierarchy of systemd, which is the second of these on hosts with cgroup v1.
+from .wait import wait_for
+
+# nspawn looks up its place in the hierarchy of systemd: the second of these, on hosts with cgroup v1.
 HIERARCHIES = ("", "name=systemd")
 
 
@@ -23,12 +26,11 @@ class Cgroup:
         return [str(folder / "cgroup.procs") for folder in self.folders]
 
     def remove(self, deadline: float = 10.0) -> None:
-        """Kill what is left inside and remove the folders; OSError when that takes longer than deadline seconds."""
-        end = time.monotonic() + deadline
+        """Kill what is left inside and remove the folders; TimeoutError after deadline seconds."""
         for folder in self.folders:
             _kill(folder)
-            while not _remove_tree(folder, last=time.monotonic() > end):
-                time.sleep(0.02)
+        for folder in self.folders:
+            wait_for(partial(_remove_tree, folder), deadline, f"the last process to leave {folder}")
 
 
 def _kill(folder: Path) -> None:
@@ -37,15 +39,13 @@ def _kill(folder: Path) -> None:
         switch.write_text("1")
 
 
-def _remove_tree(folder: Path, last: bool) -> bool:
-    """Whether the tree is gone: a cgroup can't be removed before the kernel has buried its last process."""
+def _remove_tree(folder: Path) -> bool:
+    """Whether the tree is gone: the kernel keeps a cgroup until it has buried its last process."""
     try:
         for path, _, _ in os.walk(folder, topdown=False):
             Path(path).rmdir()
-    except FileNotFoundError:
-        return False  # a scope was removed while it was walked: look again
-    except OSError:
-        if last:
+    except OSError as error:
+        if error.errno not in (errno.EBUSY, errno.ENOENT):
             raise
         return False
     return True

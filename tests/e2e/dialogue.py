@@ -12,7 +12,7 @@ TURN = 10.0
 
 
 class Dialogue:
-    """Say a line, hear a line. On leaving, the process sees the end of its input and has `TURN` seconds to go."""
+    """Say a line, hear a line. On leaving, the process sees the end of its input and has TURN seconds."""
 
     def __init__(self, process: subprocess.Popen[bytes]) -> None:
         self.process = process

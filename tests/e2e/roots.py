@@ -17,10 +17,10 @@ IMAGE_PACKAGES = ("python3", "procps")
 IMAGE_STORE = "/usr/lib/containers/storage"
 SDK = "agent-client-protocol>=0.12,<0.13"
 
-# What no recipe below says in words: raise it when the code of a build changes.
-VERSION = 1
+# What is built is what this file says: a change to it makes new roots.
+RECIPE = Path(__file__).read_text()
 
-# debootstrap resolves neither virtual packages nor alternatives: hence libpam-systemd (for polkitd) and netavark.
+# debootstrap resolves no virtual packages: polkitd's is libpam-systemd, podman's is netavark.
 MACHINE_PACKAGES = (
     "systemd",
     "systemd-sysv",
@@ -51,11 +51,14 @@ graphroot = "/var/lib/containers/storage"
 additionalimagestores = ["{IMAGE_STORE}"]
 """
 
-# Podman's default limit on processes needs the pids controller. A host that has its controllers on cgroup v1 can't
-# lend them to the machine; without the limit, containers get normal scopes there as well.
+# Podman's default limit on processes needs the pids controller, which no machine can have whose host has
+# it on cgroup v1. Without the limit, containers get scopes of their own there too.
 CONTAINERS_CONF = """\
 [containers]
 pids_limit = 0
+
+[engine]
+runtime = "%s"
 """
 
 
@@ -64,15 +67,21 @@ class Suite:
     """A Debian release: the packages a machine of it gets, and the wheels for what it does not package."""
 
     name: str
+    runtime: str
     packages: tuple[str, ...]
     wheels: tuple[str, ...] = ()
+
+    @property
+    def containers_conf(self) -> str:
+        return CONTAINERS_CONF % self.runtime
 
 
 SUITES = {
     suite.name: suite
     for suite in (
-        Suite("trixie", (*MACHINE_PACKAGES, "python3-msgspec", "passt")),
-        Suite("bookworm", (*MACHINE_PACKAGES, "slirp4netns"), ("msgspec>=0.18",)),
+        Suite("trixie", "crun", (*MACHINE_PACKAGES, "crun", "passt", "python3-msgspec")),
+        # Its crun, 1.8, raises the limit on locked memory, which root may lack the capability for.
+        Suite("bookworm", "runc", (*MACHINE_PACKAGES, "runc", "slirp4netns"), ("msgspec>=0.18",)),
     )
 }
 
@@ -82,7 +91,9 @@ SUITES = {
 
 def _tool(*argv: str | Path) -> str:
     """Run a build step and return its standard output; what it printed is the error's text when it fails."""
-    done = subprocess.run(argv, capture_output=True, text=True, errors="replace", timeout=cache.BUILD_DEADLINE)
+    done = subprocess.run(
+        argv, capture_output=True, text=True, errors="replace", timeout=cache.BUILD_DEADLINE
+    )
     if done.returncode != 0:
         tail = "\n".join((done.stdout + done.stderr).splitlines()[-30:])
         raise RuntimeError(f"{' '.join(map(str, argv))} failed with status {done.returncode}:\n{tail}")
@@ -92,7 +103,11 @@ def _tool(*argv: str | Path) -> str:
 def _debootstrap(root: Path, suite: str, packages: tuple[str, ...]) -> None:
     """Its mounts are made in a namespace of their own, and so are gone when it is killed."""
     mirror = os.environ.get("AGENTD_TEST_MIRROR")
-    options = ("--variant=minbase", f"--include={','.join(packages)}", f"--cache-dir={cache.subfolder('debs')}")
+    options = (
+        "--variant=minbase",
+        f"--include={','.join(packages)}",
+        f"--cache-dir={cache.subfolder('debs')}",
+    )
     argv = ("debootstrap", *options, suite, root, *((mirror,) if mirror else ()))
     _tool("setpriv", "--pdeathsig=KILL", "unshare", "--mount", *argv)
     _trim(root)
@@ -105,7 +120,9 @@ def _trim(root: Path) -> None:
 
 
 def _python_version(root: Path) -> str:
-    return _tool("chroot", root, "python3", "-c", "import sys; print('%d.%d' % sys.version_info[:2])").strip()
+    return _tool(
+        "chroot", root, "python3", "-c", "import sys; print('%d.%d' % sys.version_info[:2])"
+    ).strip()
 
 
 def _install_wheels(root: Path, wheels: tuple[str, ...]) -> None:
@@ -124,16 +141,16 @@ def _install_wheels(root: Path, wheels: tuple[str, ...]) -> None:
 def machine_root(name: str) -> Path:
     """The Debian of that name, ready to boot. It is shared by all machines and is never written to."""
     suite = SUITES[name]
-    recipe = cache.key(VERSION, name, suite.packages, suite.wheels, STORAGE_CONF, CONTAINERS_CONF)
-    return cache.cached(f"{name}-{recipe}", lambda root: _build_machine(root, suite))
+    return cache.cached(f"{name}-{cache.key(RECIPE)}", lambda root: _build_machine(root, suite))
 
 
 def _build_machine(root: Path, suite: Suite) -> None:
     _debootstrap(root, suite.name, suite.packages)
     for path in ("var/lib/containers", IMAGE_STORE.lstrip("/"), "etc/containers"):
         (root / path).mkdir(parents=True, exist_ok=True)
+    (root / "etc/hostname").write_text("agentd-test\n")
     (root / "etc/containers/storage.conf").write_text(STORAGE_CONF)
-    (root / "etc/containers/containers.conf").write_text(CONTAINERS_CONF)
+    (root / "etc/containers/containers.conf").write_text(suite.containers_conf)
     if suite.wheels:
         _install_wheels(root, suite.wheels)
 
@@ -142,9 +159,8 @@ def _build_machine(root: Path, suite: Suite) -> None:
 
 
 def image_root() -> Path:
-    """The files of the container image: Python, the PyPI SDK of ACP, and the SDK's examples in /opt/agent."""
-    recipe = cache.key(VERSION, IMAGE_SUITE, IMAGE_PACKAGES, SDK)
-    return cache.cached(f"image-{recipe}", _build_image)
+    """The files of the container image: Python, the PyPI SDK of ACP, and its examples in /opt/agent."""
+    return cache.cached(f"image-{cache.key(RECIPE)}", _build_image)
 
 
 def _build_image(root: Path) -> None:
@@ -173,7 +189,7 @@ def _extract_examples(archive: tarfile.TarFile, target: Path) -> None:
 
 # Podman's store with the image in it
 
-# A podman of the machine's own release writes the store, in a throw-away copy of the machine that need not boot.
+# The machine's own podman writes the store, in a throw-away copy of the machine that need not boot.
 IMPORT = """\
 set -eu
 root=$1 image=$2 store=$3 mnt=$4 name=$5
@@ -192,7 +208,7 @@ chroot "$mnt/root" sh -c 'tar -C /opt/image -c . | podman --cgroup-manager=cgrou
 def image_store(name: str) -> Path:
     """A read-only podman store that holds the image, for machines of the suite of that name."""
     root, image = machine_root(name), image_root()
-    store = cache.cached(f"store-{root.name}-{image.name}", lambda place: _import(place, root, image))
+    store = cache.cached(f"store-{root.name}", lambda place: _import(place, root, image))
     return store / "storage"
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 PYTHON_DIR = "/usr/lib/python3/dist-packages"
 MAKE_TIMEOUT = 120.0
 
-# The links of a merged /usr: a folder of that name on the stage would take the place of the machine's libraries.
+# Links into /usr on Debian: a folder of that name on the stage would hide the machine's own libraries.
 LINKS = ("bin", "lib", "lib64", "sbin")
 
 COMPILE = """\
@@ -26,7 +26,9 @@ def fill(stage: Path, source: Path, root: Path) -> None:
     stage.chmod(0o755)  # it is the root folder of a layer
     clash = [name for name in LINKS if (stage / name).exists()]
     if clash:
-        raise RuntimeError(f"make install wrote to /{clash[0]}, which is a link on Debian: say /usr/{clash[0]}")
+        raise RuntimeError(
+            f"make install wrote to /{clash[0]}, which is a link on Debian: say /usr/{clash[0]}"
+        )
     if (stage / PYTHON_DIR.lstrip("/")).exists():
         _run("unshare", "--mount", "sh", "-c", COMPILE, "compile", stage, root, PYTHON_DIR)
 

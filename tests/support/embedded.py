@@ -16,6 +16,8 @@ from support.acp_client import DEADLINE, Client
 
 SCRIPTED = Path(__file__).parents[1] / "agents" / "scripted.py"
 T = TypeVar("T")
+Start = Callable[..., "Embedded"]
+"""The fixture `start`: starts an agentd whose scripted agent has the switches given."""
 
 
 def scripted(*switches: str) -> list[str]:
@@ -39,16 +41,18 @@ class Notices:
         self.path = path
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self.sock.bind(str(path))
-        self.sock.settimeout(DEADLINE)
+        self.sock.settimeout(0.1)
 
-    def until(self, wanted: str) -> bool:
-        """Read notices until one has this line; False if none comes."""
-        try:
-            while wanted not in self.sock.recv(65536).decode().splitlines():
-                pass
-        except TimeoutError:
-            return False
-        return True
+    def until(self, wanted: str, *, unless: Callable[[], bool]) -> bool:
+        """Read notices until one has this line; False where none comes, or none can come any more."""
+        end = time.monotonic() + DEADLINE
+        while time.monotonic() < end and not unless():
+            try:
+                if wanted in self.sock.recv(65536).decode().splitlines():
+                    return True
+            except TimeoutError:
+                continue
+        return False
 
 
 class Embedded:
@@ -77,7 +81,7 @@ class Embedded:
                 stdin=subprocess.DEVNULL,
                 env={**self.environment, "NOTIFY_SOCKET": str(self.notices.path)},
             )
-        assert self.notices.until("READY=1"), self.log()
+        assert self.notices.until("READY=1", unless=lambda: self.process.poll() is not None), self.log()
 
     def places(self) -> list[str]:
         return ["--config", str(self.config), "--runtime-dir", str(self.runtime_dir), "--bus", self.bus]
@@ -147,9 +151,18 @@ class Embedded:
 
     def workers(self) -> list[int]:
         """The processes that are workers of this agentd."""
-        return [
-            pid for pid, text in command_lines().items() if " worker " in text and str(self.folder) in text
-        ]
+        return self._running(" -m agentd worker ")
+
+    def watchers(self) -> list[int]:
+        """The processes that are watchers of this agentd."""
+        return self._running(" -m agentd watch ")
+
+    def agents(self) -> list[int]:
+        """The processes of agents in the container `here`, with all that descend from them."""
+        return [pid for pid in command_lines() if is_marked(pid, self)]
+
+    def _running(self, what: str) -> list[int]:
+        return [pid for pid, text in command_lines().items() if what in text and str(self.folder) in text]
 
 
 def command_lines() -> dict[int, str]:
@@ -163,6 +176,15 @@ def command_lines() -> dict[int, str]:
         if entry.name.isdigit() and text:
             found[int(entry.name)] = text
     return found
+
+
+def memory(pid: int, field: str) -> int:
+    """Bytes of a process's memory: VmRSS now, VmHWM at most so far."""
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        name, _, value = line.partition(":")
+        if name == field:
+            return int(value.split()[0]) << 10
+    raise LookupError(field)
 
 
 def is_marked(pid: int, agentd: Embedded) -> bool:

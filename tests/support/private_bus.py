@@ -82,8 +82,8 @@ def load_bus(library: str) -> ModuleType:
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
     with pytest.MonkeyPatch.context() as patch:
-        if library != "dbus_fast":
-            patch.setitem(sys.modules, "dbus_fast", None)
+        for name in ("dbus_fast", "dbus_fast.aio") if library != "dbus_fast" else ():
+            patch.setitem(sys.modules, name, None)
         spec.loader.exec_module(module)
     assert library == module.LIBRARY, f"{library} is not installed"
     return module

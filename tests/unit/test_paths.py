@@ -225,7 +225,7 @@ def test_prepare_gives_each_directory_its_mode(tmp_path: Path) -> None:
     paths.prepare(found)
     for open_to_all in (found.runtime_dir, f"{found.runtime_dir}/containers", tmp_path / "a/b"):
         assert mode_of(open_to_all) == 0o755
-    for closed in (found.state_dir, found.manager_state, f"{found.state_dir}/containers", tmp_path / "c"):
+    for closed in (found.state_dir, found.manager_state, tmp_path / "c"):
         assert mode_of(closed) == 0o700
 
 

@@ -52,7 +52,7 @@ class FrameStream(asyncio.Protocol):
         self._writer: asyncio.WriteTransport | None = None
         self._early: list[bytes] = []
         self._two_way = False
-        self._open = 0
+        self._open: set[asyncio.BaseTransport] = set()
         self.at_end = False
         """Whether the other side has ended its writing."""
         self._holds: set[str] = set()
@@ -69,7 +69,7 @@ class FrameStream(asyncio.Protocol):
         """Take over the two ends of an agent's stdout and stdin."""
         loop = asyncio.get_running_loop()
         reader, _ = await loop.connect_read_pipe(lambda: self, os.fdopen(read_fd, "rb", 0))
-        writer, _ = await loop.connect_write_pipe(lambda: self, os.fdopen(write_fd, "wb", 0))
+        writer, _ = await loop.connect_write_pipe(lambda: _WriteEnd(self), os.fdopen(write_fd, "wb", 0))
         self._attach(reader, writer)
 
     def _attach(self, reader: asyncio.ReadTransport, writer: asyncio.WriteTransport) -> None:
@@ -143,18 +143,41 @@ class FrameStream(asyncio.Protocol):
 
     def abort(self) -> None:
         """Close at once; what is unsent is lost."""
-        if self._writer is not None:
+        if self._writer is not None and self._writer in self._open:
             self._writer.abort()
-        if self._reader is not None and not self._two_way:
+        if self._reader is not None and self._reader in self._open:
             self._reader.close()
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._open += 1
+    def opened(self, end: asyncio.BaseTransport) -> None:
+        self._open.add(end)
 
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._open -= 1
+    def closed(self, end: asyncio.BaseTransport) -> None:
+        self._open.discard(end)
         if not self._open:
             self._sink.lost()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._end = transport
+        self.opened(transport)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.closed(self._end)
+
+
+class _WriteEnd(asyncio.BaseProtocol):
+    """The protocol of a pipe that is only written to; a socket has no need of one."""
+
+    def __init__(self, stream: FrameStream) -> None:
+        self._stream = stream
+        self.pause_writing = stream.pause_writing  # type: ignore[method-assign]
+        self.resume_writing = stream.resume_writing  # type: ignore[method-assign]
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._end = transport
+        self._stream.opened(transport)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stream.closed(self._end)
 
 
 def gone(sock: socket.socket) -> bool:

@@ -63,10 +63,14 @@ class Watch:
         if sys.stderr.isatty():
             done = BAR if not self._at_first else BAR * (self._at_first - remaining) // self._at_first
             print(
-                f"\r[{'#' * done}{' ' * (BAR - done)}] {remaining} turns left ",
+                f"\r[{'#' * done}{' ' * (BAR - done)}] {turns(remaining)} left ",
                 end="",
                 file=sys.stderr,
                 flush=True,
             )
         else:
-            print(f"{remaining} turns left", file=sys.stderr, flush=True)
+            print(f"{turns(remaining)} left", file=sys.stderr, flush=True)
+
+
+def turns(count: int) -> str:
+    return "1 turn" if count == 1 else f"{count} turns"

@@ -109,7 +109,7 @@ class FrontDoor:
                 del self._pending[peer.uid]
 
     async def _hand_over(self, sock: socket.socket, peer: Peer, opening: Opening) -> None:
-        container = self._registry.choose(opening.container, lambda name: self.access.may(peer, name))
+        container = await self._registry.find(opening.container, lambda name: self.access.may(peer, name))
         self._admit(peer, container)
         for _ in range(2):  # the first worker may leave just as the connection is on its way to it
             worker = await self._registry.worker_of(container)

@@ -11,6 +11,7 @@ from typing import Any
 from msgspec import structs
 
 from agentd import __version__, errors, link
+from agentd.config import Configuration, portable, portable_without_agents
 from agentd.errors import AccessDenied, AgentdError, InvalidRequest
 from agentd.manager.access import Peer, peer_of
 from agentd.manager.container import Container, WorkerEnd
@@ -42,13 +43,21 @@ class Links:
     """Listens for workers and the watcher."""
 
     def __init__(
-        self, registry: Registry, door: FrontDoor, jobs: Jobs, tasks: Tasks, *, unit_of: UnitOf | None
+        self,
+        registry: Registry,
+        door: FrontDoor,
+        jobs: Jobs,
+        tasks: Tasks,
+        configuration: Callable[[], Configuration],
+        *,
+        unit_of: UnitOf | None,
     ) -> None:
         """`unit_of` is None where systemd supervises nothing; then the account alone counts."""
         self._registry = registry
         self._door = door
         self._jobs = jobs
         self._tasks = tasks
+        self._configuration = configuration
         self._unit_of = unit_of
         self._sock: socket.socket | None = None
         self._greetings: set[link.Link] = set()
@@ -114,6 +123,7 @@ class Links:
     def welcome(self, wire: link.Link, hello: link.Hello) -> Callable[[link.AnyMessage | None], None]:
         """Take a peer in; returns what takes its messages, and None at its end."""
         wire.send(link.Welcome(version=link.VERSION))
+        wire.send(self._settings(hello.container))
         if hello.code != __version__:
             log.info("process %d runs agentd %s, this is %s", hello.pid, hello.code, __version__)
         return self._watcher(wire) if not hello.container else self._worker(wire, hello)
@@ -169,6 +179,8 @@ class Links:
                 self._registry.seen(message.container)
             case link.Gone():
                 self._registry.gone(message.name, message.runtime)
+            case link.Listed():
+                self._registry.complete.set()
             case link.Engine():
                 self.watch.engines[message.runtime] = message.problem
             case _:
@@ -176,9 +188,16 @@ class Links:
 
     def reload(self) -> None:
         """Tell everyone that the configuration has changed."""
-        for each in [self.watch.link, *(c.worker.link for c in self._registry if c.worker)]:
-            if each is not None:
-                each.send(link.Reload())
+        if self.watch.link is not None:
+            self.watch.link.send(self._settings(""))
+        for container in self._registry:
+            if container.worker is not None:
+                container.worker.link.send(self._settings(container.name))
+
+    def _settings(self, container: str) -> link.Settings:
+        configuration = self._configuration()
+        data = portable(configuration, container) if container else portable_without_agents(configuration)
+        return link.Settings(configuration=data)
 
 
 class Greeting:

@@ -48,11 +48,14 @@ class Manager:
         self.configured_usec = self.started_usec
         self.on_change: list[Callable[[], None]] = []
         self._notifier = notifier
+        self._said = ""
         self._log = Context(logging.getLogger("agentd.manager"))
         self.registry = Registry(spawner, tasks)
         self.jobs = Jobs(self.registry, self._log)
         self.door = FrontDoor(self.registry, tasks, lambda: self.configuration.limits)
-        self.links = Links(self.registry, self.door, self.jobs, tasks, unit_of=unit_of)
+        self.links = Links(
+            self.registry, self.door, self.jobs, tasks, lambda: self.configuration, unit_of=unit_of
+        )
         self.sockets = ContainerSockets(paths, self.door, notifier, inherited)
         self._wire()
         self._apply()
@@ -78,7 +81,9 @@ class Manager:
         self._changed()
 
     def _changed(self) -> None:
-        self._notifier.status(self.summary())
+        if (summary := self.summary()) != self._said:
+            self._said = summary
+            self._notifier.status(summary)
         for tell in self.on_change:
             tell()
 

@@ -17,6 +17,9 @@ from agentd.tasks import Tasks
 LAST_WORDS_SEC = 0.5
 """How long a worker's own reason for failing may trail behind its exit."""
 
+LISTING_SEC = 5.0
+"""How long a connection waits for a watcher to say what there is."""
+
 log = logging.getLogger(__name__)
 
 
@@ -27,6 +30,8 @@ class Registry:
         self._spawner = spawner
         self._tasks = tasks
         self._containers: dict[str, Container] = {}
+        self.complete = asyncio.Event()
+        """Set once the watcher has told of every container: until then one may exist that is not known."""
         self.on_new: list[Callable[[Container], None]] = []
         self.on_removed: list[Callable[[Container], None]] = []
         self.on_change: list[Callable[[Container], None]] = []
@@ -46,6 +51,15 @@ class Registry:
                 f"no container called {name} has opted in; see: agentctl list", container=name
             )
         return self._containers[name]
+
+    async def find(self, name: str, allowed: Callable[[str], bool]) -> Container:
+        """`choose`, for somebody who can wait: just after a start not everything is known yet."""
+        if name not in self._containers and not self.complete.is_set():
+            try:
+                await asyncio.wait_for(self.complete.wait(), LISTING_SEC)
+            except TimeoutError:
+                log.debug("no watcher has listed the containers; going by what is known")
+        return self.choose(name, allowed)
 
     def choose(self, name: str, allowed: Callable[[str], bool]) -> Container:
         """The container of that name; for "" the only one that is allowed. Errors list only allowed ones."""

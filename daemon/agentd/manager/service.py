@@ -131,14 +131,7 @@ class Service:
         loop.add_signal_handler(signal.SIGHUP, self._reload, manager)
         kept = self._tasks.start(control.keep(), "bus")
         kept.add_done_callback(self._bus_given_up)
-        self._tasks.start(self._keep_watchdog(kept), "watchdog")
-
-    async def _keep_watchdog(self, *vital: "asyncio.Task[None]") -> None:
-        """Ping while the loop turns and no part we cannot do without has ended."""
-        while (interval := self._notifier.watchdog_interval) is not None:
-            if not any(task.done() for task in vital):
-                self._notifier.ping()
-            await asyncio.sleep(interval)
+        self._tasks.start(self._notifier.keep_watchdog(lambda: not kept.done()), "watchdog")
 
     def _bus_given_up(self, kept: "asyncio.Task[None]") -> None:
         if not kept.cancelled() and kept.exception():

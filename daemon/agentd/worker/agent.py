@@ -83,8 +83,8 @@ class Agent:
         self._command = command
         self._place = place
         self._audience = audience
-        self._log = place.log.about(agent=name)
-        self._stderr = Stderr(self._log, place.redact)
+        self.log = place.log.about(agent=name)
+        self._stderr = Stderr(self.log, place.redact)
         self._stream = FrameStream(self, place.limits.frame_bytes, INLET)
         self._streams_lost = asyncio.Event()
         self._child: Child | None = None
@@ -94,6 +94,7 @@ class Agent:
         self._dismissed = False
         self._stop_asked = asyncio.Event()
         self._heard = 0.0
+        self._watches: dict[bytes, asyncio.TimerHandle] = {}
 
     def info(self) -> AgentInfo:
         return AgentInfo(
@@ -121,7 +122,7 @@ class Agent:
 
     async def _live(self) -> int:
         self._child, pipes = self._place.runtime.exec(self._place.container, self._marked(self._command))
-        self._log.info("%s started", self.name, extra={"event": Event.AGENT_STARTED})
+        self.log.info("%s started", self.name, extra={"event": Event.AGENT_STARTED})
         await self._stderr.over_pipe(pipes.stderr)
         await self._stream.over_pipes(pipes.stdout, pipes.stdin)
         ended = asyncio.ensure_future(self._child.wait())
@@ -157,7 +158,7 @@ class Agent:
             self._place.container, mark, term=limits.agent_stop_sec, kill=limits.agent_kill_sec
         )
         if left:
-            self._log.error("%d processes of %s would not end", left, self.name)
+            self.log.error("%d processes of %s would not end", left, self.name)
 
     async def _flush(self) -> None:
         """Let the last words through: the process has gone, what it wrote may still be in the pipe."""
@@ -165,7 +166,7 @@ class Agent:
         try:
             await asyncio.wait_for(self._streams_lost.wait(), FLUSH)
         except TimeoutError:
-            self._log.debug("somebody still holds the pipes of %s", self.name)
+            self.log.debug("somebody still holds the pipes of %s", self.name)
 
     def _epitaph(self, status: int) -> AgentdError:
         details = {"agent": self.name, "exit_status": status, "stderr_tail": self._stderr.tail}
@@ -182,7 +183,7 @@ class Agent:
 
     def _over(self, error: AgentdError) -> None:
         level = logging.INFO if self._dismissed else logging.WARNING
-        self._log.log(level, "%s", error.message, extra={"event": Event.AGENT_EXITED})
+        self.log.log(level, "%s", error.message, extra={"event": Event.AGENT_EXITED})
         self.state = State.EXITED
         self._fail_all(error)
         self._audience.agent_exited(self, error)
@@ -256,22 +257,34 @@ class Agent:
     # Deadlines of silence
 
     def _expect(self, raw_id: bytes, method: str) -> None:
+        """End the agent if it is silent for too long over a request that nobody has to think about."""
+        self._heard = asyncio.get_running_loop().time()
+        self._watch(raw_id, method, self._place.limits.agent_handshake_sec)
+
+    def _watch(self, raw_id: bytes, method: str, seconds: float) -> None:
         loop = asyncio.get_running_loop()
-        self._heard = loop.time()
-        patience = self._place.limits.agent_handshake_sec
-        loop.call_later(patience, self._check_silence, raw_id, method)
+        self._watches[raw_id] = loop.call_later(seconds, self._check_silence, raw_id, method)
 
     def _check_silence(self, raw_id: bytes, method: str) -> None:
-        if not self.alive or not self._calls.waits_for(raw_id):
-            return
-        loop, patience = asyncio.get_running_loop(), self._place.limits.agent_handshake_sec
-        quiet = loop.time() - max(self._heard, self._stderr.heard)
+        patience = self._place.limits.agent_handshake_sec
+        quiet = asyncio.get_running_loop().time() - max(self._heard, self._stderr.heard)
         if quiet < patience:
-            loop.call_later(patience - quiet, self._check_silence, raw_id, method)
+            self._watch(raw_id, method, patience - quiet)
         else:
             self.give_up(
                 AgentTimeout(f"{self.name} was silent for {patience:g} s over {method}", agent=self.name)
             )
+
+    def _settle(self, raw_id: bytes) -> Call | None:
+        if watch := self._watches.pop(raw_id, None):
+            watch.cancel()
+        return self._calls.settle(raw_id)
+
+    def _fail_all(self, error: AgentdError) -> None:
+        while self._watches:
+            self._watches.popitem()[1].cancel()
+        for call in self._calls.settle_all():
+            self._fail(call, error)
 
     # From the agent
 
@@ -279,7 +292,7 @@ class Agent:
         """Lines from stdout: runs of notifications go on as one piece, everything else one by one."""
         self._heard = asyncio.get_running_loop().time()
         messages = envelope.decode_block(block)
-        if messages is None or self._log.isEnabledFor(logging.DEBUG):
+        if messages is None or self.log.isEnabledFor(logging.DEBUG):
             for line in block.split(b"\n"):
                 self._line(line)
         elif all(map(_just_passes, messages)):
@@ -312,7 +325,7 @@ class Agent:
             message = envelope.decode(line)
         except AgentdError as exc:
             shown = self._place.redact(line[:200].decode(errors="replace"))
-            self._log.warning(
+            self.log.warning(
                 "%s wrote something on stdout that is not ACP (%s): %s", self.name, exc.reason, shown
             )
             return
@@ -328,14 +341,12 @@ class Agent:
         elif message.is_response:
             self._response(line, message.raw_id)
         else:
-            self._log.warning(
-                "%s sent a message that is neither request, answer nor notification", self.name
-            )
+            self.log.warning("%s sent a message that is neither request, answer nor notification", self.name)
 
     def _response(self, line: bytes, raw_id: bytes) -> None:
-        call = self._calls.settle(raw_id)
+        call = self._settle(raw_id)
         if call is None:
-            self._log.debug("%s answered a request that nobody waits for", self.name)
+            self.log.debug("%s answered a request that nobody waits for", self.name)
             return
         self._has_answered = True
         if self.state is State.STARTING:
@@ -343,10 +354,6 @@ class Agent:
         if call.asker is not None:
             call.asker.answer(call, envelope.with_id(line, call.raw_id))
         self._audience.answered(self, call, line)
-
-    def _fail_all(self, error: AgentdError) -> None:
-        for call in self._calls.settle_all():
-            self._fail(call, error)
 
     def _fail(self, call: Call, error: AgentdError) -> None:
         if call.asker is not None:
@@ -357,12 +364,12 @@ class Agent:
         error = FrameTooLarge(
             f"{self.name} sent a message of more than {self._place.limits.frame_bytes} bytes"
         )
-        self._log.warning("%s", error.message)
+        self.log.warning("%s", error.message)
         if message.raw_id is None and message.is_response:
             self.give_up(error)  # somebody waits for this, and nobody can tell who
         elif message.raw_id is not None and not message.is_response:
             self._send(envelope.failure(message.raw_id, error))
-        elif message.raw_id is not None and (call := self._calls.settle(message.raw_id)):
+        elif message.raw_id is not None and (call := self._settle(message.raw_id)):
             self._fail(call, error)
 
     def ended(self) -> None:
@@ -375,8 +382,8 @@ class Agent:
         self._audience.agent_congested(full)
 
     def _trace(self, direction: str, frame: bytes) -> None:
-        if self._log.isEnabledFor(logging.DEBUG):
-            self._log.debug(
+        if self.log.isEnabledFor(logging.DEBUG):
+            self.log.debug(
                 "%s %s: %s", direction, self.name, self._place.redact(frame.decode(errors="replace"))
             )
 

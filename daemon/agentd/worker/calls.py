@@ -52,9 +52,6 @@ class Calls:
         number = envelope.integer(raw_id)
         return None if number is None else self._open.pop(number, None)
 
-    def waits_for(self, raw_id: bytes) -> bool:
-        return envelope.integer(raw_id) in self._open
-
     def id_of(self, asker: object, raw_id: bytes) -> bytes | None:
         """The id a peer knows an asker's request by."""
         for number, call in self._open.items():

@@ -259,7 +259,9 @@ class Client:
         if session_id is None or session_id in self.sessions:
             return
         limits = self._house.limits
-        session = Session(session_id, agent, queue=limits.prompt_queue, cancel_sec=limits.cancel_sec)
+        session = Session(
+            session_id, agent, agent.log, queue=limits.prompt_queue, cancel_sec=limits.cancel_sec
+        )
         self.sessions[session_id] = session
         self._house.changed()
 

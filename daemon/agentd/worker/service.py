@@ -8,7 +8,7 @@ import signal
 import socket
 
 from agentd import errors, link, runtimes
-from agentd.config import Loaded, load, secrets
+from agentd.config import Configuration, from_portable, secrets
 from agentd.errors import AgentdError
 from agentd.log import Context, Redactor
 from agentd.paths import Paths
@@ -28,10 +28,11 @@ EXTENSION_SEC = 10.0
 class Worker:
     """One container's worker. `run` returns the process's exit status."""
 
-    def __init__(self, name: str, paths: Paths, loaded: Loaded) -> None:
+    def __init__(self, name: str, paths: Paths) -> None:
         self._name = name
         self._paths = paths
-        self._configuration = loaded.configuration
+        self._configuration = Configuration()
+        self._configured = asyncio.Event()
         self._log = Context(logging.getLogger("agentd.worker"), {"container": name})
         self._notifier = Notifier()
         self._tasks = Tasks()
@@ -40,7 +41,7 @@ class Worker:
         self._drain_job = 0
         self._leave = asyncio.Event()
         self._hurry = asyncio.Event()
-        self._patience = loaded.configuration.limits.drain_sec
+        self._patience: float | None = None
         self._uplink = Uplink(paths.link, self._order, container=name, snapshot=self._snapshot)
 
     # Life
@@ -63,13 +64,13 @@ class Worker:
         return 0
 
     async def _serve(self, linked: "asyncio.Task[None]") -> None:
+        await self._uplink.first(self._configured)
         self._hub, ended = await self._open()
-        await self._uplink.first_welcome()
         self._report()
         self._log.info("serving %s", self._name, extra={"event": Event.WORKER_STARTED})
         self._notifier.ready()
         self._notifier.status(f"serving {self._name}")
-        self._tasks.start(self._keep_watchdog(), "watchdog")
+        self._tasks.start(self._notifier.keep_watchdog(), "watchdog")
         leave = self._tasks.start(self._leave.wait(), "wait for an end")
         await asyncio.wait((ended, leave, linked), return_when=asyncio.FIRST_COMPLETED)
         if linked.done() and (refusal := linked.exception()):
@@ -88,12 +89,6 @@ class Worker:
             self._log.warning("%d processes of an earlier worker would not end", left)
         hub = Hub(place, self._configuration, self._tasks, self._report)
         return hub, self._tasks.start(runtime.wait(container), f"watch over {self._name}")
-
-    async def _keep_watchdog(self) -> None:
-        """The loop that serves is the one that pings: no ping, no life."""
-        while (interval := self._notifier.watchdog_interval) is not None:
-            self._notifier.ping()
-            await asyncio.sleep(interval)
 
     # The end
 
@@ -115,7 +110,8 @@ class Worker:
 
     async def _drain_before_end(self, hub: Hub) -> None:
         self._notifier.status("draining")
-        self._start_drain(hub, self._drain_job, self._patience)
+        patience = self._configuration.limits.drain_sec if self._patience is None else self._patience
+        self._start_drain(hub, self._drain_job, patience)
         assert self._drain is not None
         hurry = self._tasks.start(self._hurry.wait(), "wait for a second signal")
         while not self._drain.done() and not hurry.done():
@@ -134,8 +130,8 @@ class Worker:
                 self._start_drain(self._hub, message.job, message.timeout)
             case link.CancelDrain() | link.Undrain() if self._hub:
                 self._stop_drain(self._hub)
-            case link.Reload():
-                self._reload()
+            case link.Settings():
+                self._configure(message)
             case link.Leave():
                 self._patience = message.timeout
                 self._leave.set()
@@ -176,12 +172,13 @@ class Worker:
             self._drain.cancel()
         hub.resume()
 
-    def _reload(self) -> None:
+    def _configure(self, settings: link.Settings) -> None:
         try:
-            self._configuration = load(self._paths.config_files).configuration
+            self._configuration = from_portable(settings.configuration)
         except AgentdError as exc:
-            self._log.error("keeping the old configuration: %s", exc.message)
-            return
+            self._log.error("%s", exc.message)
+            return  # goes on with the old one; without one, the start ends at its deadline
+        self._configured.set()
         if self._hub is not None:
             self._hub.reconfigure(self._configuration)
 

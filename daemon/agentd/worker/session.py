@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from agentd.acp import envelope, methods
 from agentd.errors import AgentdError, AgentTimeout, QueueFull
 from agentd.link import SessionInfo
+from agentd.log import Context
+from agentd.systemd.events import Event
 from agentd.worker.calls import Call
 
 if TYPE_CHECKING:
@@ -34,8 +36,11 @@ class Prompt(NamedTuple):
 class Session:
     """Prompts go to the agent one at a time, in order. Every way out of a turn ends in idle or closed."""
 
-    def __init__(self, session_id: str, agent: "Agent", *, queue: int, cancel_sec: float) -> None:
+    def __init__(
+        self, session_id: str, agent: "Agent", log: Context, *, queue: int, cancel_sec: float
+    ) -> None:
         self.id = session_id
+        self._log = log.about(session=session_id)
         self.agent = agent
         self.state = State.IDLE
         self._queue: deque[Prompt] = deque()
@@ -64,12 +69,14 @@ class Session:
     def turn_ended(self) -> None:
         """The agent answered the prompt, one way or the other: on to the next."""
         self._disarm()
+        self._log.info("a turn has ended", extra={"event": Event.TURN_ENDED})
         self.state = State.IDLE
         if self._queue:
             self._begin(self._queue.popleft())
 
     def _begin(self, prompt: Prompt) -> None:
         self.state = State.PROMPTING
+        self._log.debug("a turn begins", extra={"event": Event.TURN_STARTED})
         self.agent.request(prompt.frame, Call(prompt.client, prompt.raw_id, methods.SESSION_PROMPT, self.id))
 
     # Ending turns early

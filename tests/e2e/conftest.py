@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The machines of the end-to-end ring. AGENTD_TEST_SUITE chooses their Debian: trixie, unless it says."""
+
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from . import roots, stage
+from .machine import Machine
+
+CHECKOUT = Path(__file__).parents[2]
+TOOLS = ("debootstrap", "systemd-nspawn", "nsenter", "unshare", "setpriv", "chroot", "make", "tar")
+
+
+def obstacle() -> str | None:
+    """Why no machine can run here, if so."""
+    if os.geteuid() != 0:
+        return "the end-to-end ring boots machines, which needs root"
+    if missing := [tool for tool in TOOLS if shutil.which(tool) is None]:
+        return f"not installed: {', '.join(missing)}; tests/e2e/host-packages lists the packages"
+    if subprocess.run(("unshare", "--mount", "true"), capture_output=True).returncode != 0:
+        return "root may not mount here: no machine can boot"
+    return None
+
+
+@pytest.fixture(scope="session")
+def suite() -> str:
+    """The Debian release of this round."""
+    if (reason := obstacle()) is not None:
+        pytest.skip(reason)
+    return os.environ.get("AGENTD_TEST_SUITE", "trixie")
+
+
+@pytest.fixture(scope="session")
+def staged(suite: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What `make install` of this checkout puts on a system: a layer for machines that have agentd."""
+    folder = tmp_path_factory.mktemp("stage")
+    stage.fill(folder, CHECKOUT, roots.machine_root(suite))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def machine(suite: str) -> Iterator[Machine]:
+    """A machine without agentd, shared by all tests: leave it as you found it."""
+    with Machine(suite) as machine:
+        yield machine
+
+
+@pytest.fixture(scope="session")
+def installed(suite: str, staged: Path) -> Iterator[Machine]:
+    """A machine with agentd, shared by all tests that only look."""
+    with Machine(suite, layers=[staged]) as machine:
+        yield machine
+
+
+@pytest.fixture
+def fresh(suite: str, staged: Path) -> Iterator[Machine]:
+    """A machine with agentd for one test alone: to change, to break, to leave in any state."""
+    with Machine(suite, layers=[staged]) as machine:
+        yield machine

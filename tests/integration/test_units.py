@@ -1,0 +1,251 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Unit jobs, against a systemd of ours on a private bus; the end-to-end ring has the real one."""
+
+import asyncio
+import os
+import signal as signals
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from agentd.errors import AccessDenied, NotRunning, WorkerFailed
+from agentd.interface import BusError, Interface, method, prop, signal
+from agentd.systemd.units import UnitJobs
+
+pytest_plugins = ["support.private_bus"]
+
+BOX = "agentd@box.service"
+UNIT_PATH = "/org/freedesktop/systemd1/unit/box"
+PREFIX = "org.freedesktop.systemd1."
+
+
+class Systemd(Interface, name="org.freedesktop.systemd1.Manager"):
+    """Ends every job at once, before it tells its path; `refusal` is raised instead."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.result = "done"
+        self.refusal: Exception | None = None
+        self.called: list[tuple[str, ...]] = []
+        self.finishes = True
+        self._subscribed = False
+
+    @method()
+    async def subscribe(self) -> None:
+        self.called.append(("Subscribe",))
+        if self._subscribed:
+            raise BusError(PREFIX + "AlreadySubscribed", "Client is already subscribed.")
+        self._subscribed = True
+
+    @method("ss", "o")
+    async def start_unit(self, name: str, mode: str) -> str:
+        return self._job("StartUnit", name, mode)
+
+    @method("ss", "o")
+    async def stop_unit(self, name: str, mode: str) -> str:
+        return self._job("StopUnit", name, mode)
+
+    @signal("uoss")
+    def job_removed(self, id: int, job: str, unit: str, result: str) -> None: ...
+
+    def _job(self, *call: str) -> str:
+        self.called.append(call)
+        if self.refusal:
+            raise self.refusal
+        if self.finishes:
+            self.job_removed(6, "/org/freedesktop/systemd1/job/6", "other.service", "failed")
+            self.job_removed(7, "/org/freedesktop/systemd1/job/7", call[1], self.result)
+        return "/org/freedesktop/systemd1/job/7"
+
+    @method("u", "o", name="GetUnitByPID")
+    async def get_unit_by_pid(self, pid: int) -> str:
+        self.called.append(("GetUnitByPID",))
+        if self.refusal:
+            raise self.refusal
+        return UNIT_PATH
+
+
+class NewSystemd(Systemd, name="org.freedesktop.systemd1.Manager"):
+    """253 and later."""
+
+    @method("h", "osay", name="GetUnitByPIDFD")
+    async def get_unit_by_pidfd(self, pidfd: int) -> tuple[str, str, bytes]:
+        self.called.append(("GetUnitByPIDFD", pid_of(pidfd)))
+        if self.refusal:
+            raise self.refusal
+        return UNIT_PATH, BOX, b"\0" * 16
+
+
+class Unit(Interface, name="org.freedesktop.systemd1.Unit"):
+    @prop("s")
+    def id(self) -> str:
+        return BOX
+
+
+def pid_of(pidfd: int) -> str:
+    with open(f"/proc/self/fdinfo/{pidfd}") as info:
+        return next(line.split()[1] for line in info if line.startswith("Pid:"))
+
+
+@pytest.fixture
+def systemd() -> Systemd:
+    return NewSystemd()
+
+
+@pytest.fixture
+def jobs(peers: Any, systemd: Systemd, bus: ModuleType) -> Callable[[], Any]:
+    @asynccontextmanager
+    async def jobs() -> AsyncIterator[UnitJobs]:
+        async with peers.connected(2) as (manager, ours):
+            manager.export("/org/freedesktop/systemd1", systemd)
+            manager.export(UNIT_PATH, Unit())
+            await manager.request_name("org.freedesktop.systemd1")
+            yield UnitJobs(ours)
+
+    return jobs
+
+
+# Jobs
+
+
+async def test_a_unit_is_started_and_stopped(jobs: Any, systemd: Systemd) -> None:
+    async with jobs() as units:
+        await units.start(BOX, 5)
+        await units.stop(BOX, 5)
+    jobs_asked = [("StartUnit", BOX, "replace"), ("StopUnit", BOX, "replace")]
+    assert systemd.called == [("Subscribe",), *jobs_asked]
+
+
+async def test_a_job_that_ends_later_is_waited_for(jobs: Any, systemd: Systemd) -> None:
+    systemd.finishes = False
+    async with jobs() as units:
+        start = asyncio.create_task(units.start(BOX, 5))
+        while len(systemd.called) < 2:
+            await asyncio.sleep(0)
+        systemd.job_removed(7, "/org/freedesktop/systemd1/job/7", BOX, "done")
+        await start
+
+
+async def test_who_is_subscribed_already_may_go_on(jobs: Any, systemd: Systemd) -> None:
+    async with jobs() as units:
+        await UnitJobs(units.bus).start(BOX, 5)
+        await units.start(BOX, 5)
+    assert systemd.called.count(("Subscribe",)) == 2
+
+
+@pytest.mark.parametrize(
+    ("result", "words"), [("failed", "it failed"), ("dependency", "needs"), ("assert", "assert")]
+)
+async def test_a_job_that_fails_says_where_to_look(
+    jobs: Any, systemd: Systemd, result: str, words: str
+) -> None:
+    systemd.result = result
+    async with jobs() as units:
+        with pytest.raises(
+            WorkerFailed, match=rf"^{BOX} did not start: .*{words}.*; see journalctl -u {BOX}$"
+        ):
+            await units.start(BOX, 5)
+
+
+async def test_a_job_has_a_deadline(jobs: Any, systemd: Systemd) -> None:
+    systemd.finishes = False
+    async with jobs() as units:
+        with pytest.raises(WorkerFailed, match=r"did not stop within 0.05 s; see journalctl"):
+            await units.stop(BOX, 0.05)
+
+
+@pytest.mark.parametrize(
+    ("refusal", "words"),
+    [
+        (AccessDenied("Access denied"), "polkit rule"),
+        (BusError("org.freedesktop.DBus.Error.InteractiveAuthorizationRequired", "x"), "polkit rule"),
+        (BusError(PREFIX + "NoSuchUnit", "Unit agentd@box.service not found."), "install agentd@.service"),
+        (BusError(PREFIX + "UnitMasked", "Unit agentd@box.service is masked."), "is masked"),
+    ],
+)
+async def test_a_refusal_says_what_to_do(
+    jobs: Any, systemd: Systemd, refusal: Exception, words: str
+) -> None:
+    systemd.refusal = refusal
+    async with jobs() as units:
+        with pytest.raises(WorkerFailed, match=words):
+            await units.start(BOX, 5)
+
+
+async def test_what_is_not_there_has_stopped(jobs: Any, systemd: Systemd) -> None:
+    systemd.refusal = BusError(PREFIX + "NoSuchUnit", "Unit agentd@box.service not loaded.")
+    async with jobs() as units:
+        await units.stop(BOX, 5)
+    assert systemd.called[-1] == ("StopUnit", BOX, "replace")
+
+
+async def test_a_lost_bus_ends_the_wait(jobs: Any, systemd: Systemd, daemon: Any) -> None:
+    systemd.finishes = False
+    async with jobs() as units:
+        start = asyncio.create_task(units.start(BOX, 25))
+        while len(systemd.called) < 2:
+            await asyncio.sleep(0)
+        daemon.kill()
+        with pytest.raises(WorkerFailed, match="the connection to the D-Bus is lost"):
+            await start
+
+
+async def test_systemd_is_not_there(peers: Any) -> None:
+    async with peers.connected(1) as (ours,):
+        with pytest.raises(WorkerFailed, match=f"could not start {BOX}: .*org.freedesktop.systemd1"):
+            await UnitJobs(ours).start(BOX, 5)
+
+
+# Processes
+
+
+async def test_the_unit_of_a_process(jobs: Any, systemd: Systemd) -> None:
+    pidfd = os.pidfd_open(os.getpid())
+    async with jobs() as units:
+        assert await units.unit_of(os.getpid(), pidfd) == BOX
+    assert systemd.called == [("GetUnitByPIDFD", str(os.getpid()))]
+    os.close(pidfd)
+
+
+async def test_without_a_pidfd_the_pid_has_to_do(jobs: Any, systemd: Systemd) -> None:
+    async with jobs() as units:
+        assert await units.unit_of(os.getpid()) == BOX
+    assert systemd.called == [("GetUnitByPID",)]
+
+
+async def test_a_process_of_no_unit(jobs: Any, systemd: Systemd) -> None:
+    systemd.refusal = BusError(PREFIX + "NoUnitForPID", "PID 1 does not belong to any loaded unit.")
+    pidfd = os.pidfd_open(os.getpid())
+    async with jobs() as units:
+        assert await units.unit_of(os.getpid(), pidfd) == await units.unit_of(os.getpid()) == ""
+    os.close(pidfd)
+
+
+class TestOldSystemd:
+    """Before 253."""
+
+    @pytest.fixture
+    def systemd(self) -> Systemd:
+        return Systemd()
+
+    async def test_it_is_asked_for_the_pid(self, jobs: Any, systemd: Systemd) -> None:
+        pidfd = os.pidfd_open(os.getpid())
+        async with jobs() as units:
+            assert await units.unit_of(os.getpid(), pidfd) == BOX
+        assert systemd.called == [("GetUnitByPID",)]
+        os.close(pidfd)
+
+    async def test_it_may_have_answered_for_another_process(self, jobs: Any) -> None:
+        process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+        pidfd = os.pidfd_open(process.pid)
+        signals.pidfd_send_signal(pidfd, signals.SIGKILL)
+        process.communicate()
+        async with jobs() as units:
+            with pytest.raises(NotRunning, match=f"process {process.pid} has ended"):
+                await units.unit_of(process.pid, pidfd)
+        os.close(pidfd)

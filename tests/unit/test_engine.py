@@ -1,0 +1,384 @@
+# SPDX-License-Identifier: Apache-2.0
+
+import asyncio
+import json
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+from pytest_subprocess import FakeProcess
+from unit.loop import run
+
+from agentd.config import Configuration, Container, Limits
+from agentd.errors import EngineFailed, EngineMissing, NoSuchContainer
+from agentd.link import ContainerInfo
+from agentd.runtimes import Command
+from agentd.runtimes.docker import Docker
+from agentd.runtimes.engine import STEERING, Engine
+from agentd.runtimes.podman import Podman
+
+ENGINES = [Podman, Docker]
+both = pytest.mark.parametrize("engine", ENGINES)
+Kind = type[Podman] | type[Docker]
+
+NO_SUCH = {
+    Podman: 'Error: no such container box\n',
+    Docker: "Error response from daemon: No such container: box\n",
+}
+
+
+def inspected(name: str = "box", *, running: bool = True, pid: int = 4242, **config: object) -> dict[str, object]:
+    return {
+        "Id": f"id-of-{name}",
+        "Name": name,
+        "State": {"Running": running, "Pid": pid, "Status": "whatever", "OCIVersion": "1.2"},
+        "Config": {"Labels": {"agentd.enable": "true"}, "Image": "localhost/agentbox", **config},
+        "Mounts": [],
+    }
+
+
+def inspect(engine: Kind, *names: str) -> list[str]:
+    return [engine.name, "container", "inspect", "--", *names]
+
+
+def ps(engine: Kind, *filters: str) -> list[str]:
+    return [engine.name, "ps", "--all", "--format", "{{.Names}}", *filters]
+
+
+def made(engine: Kind, configuration: Configuration | None = None) -> Engine:
+    return engine(configuration or Configuration())
+
+
+# inspect
+
+
+@both
+def test_inspect_tells_what_the_engine_knows(engine: Kind, fp: FakeProcess) -> None:
+    fp.register(inspect(engine, "box"), stdout=json.dumps([inspected()]))
+    assert run(made(engine).inspect("box")) == ContainerInfo(
+        name="box",
+        runtime=engine.name,
+        running=True,
+        id="id-of-box",
+        pid=4242,
+        image="localhost/agentbox",
+        labels={"agentd.enable": "true"},
+    )
+
+
+def test_dockers_names_lose_their_slash(fp: FakeProcess) -> None:
+    fp.register(inspect(Docker, "box"), stdout=json.dumps([inspected("/box")]))
+    assert run(made(Docker).inspect("box")).name == "box"
+
+
+@both
+def test_a_stopped_container_is_not_running(engine: Kind, fp: FakeProcess) -> None:
+    fp.register(inspect(engine, "box"), stdout=json.dumps([inspected(running=False, pid=0, Labels=None)]))
+    box = run(made(engine).inspect("box"))
+    assert (box.running, box.pid, box.labels) == (False, 0, {})
+
+
+@both
+def test_a_container_the_engine_does_not_have(engine: Kind, fp: FakeProcess) -> None:
+    fp.register(inspect(engine, "box"), returncode=125, stdout="[]\n", stderr=NO_SUCH[engine])
+    with pytest.raises(NoSuchContainer, match=f"^{engine.name} has no container box"):
+        run(made(engine).inspect("box"))
+
+
+@both
+def test_an_engine_that_fails_is_quoted(engine: Kind, fp: FakeProcess) -> None:
+    fp.register(inspect(engine, "box"), returncode=1, stderr=b"Cannot connect to the \xff daemon\n")
+    with pytest.raises(EngineFailed, match=f"^{engine.name} inspect box: Cannot connect to the . daemon$"):
+        run(made(engine).inspect("box"))
+
+
+@both
+@pytest.mark.parametrize("garbage", ["", "hello", "{}", "[{}]", "null", '[{"Id": 7}]', "[" * 20])
+def test_garbage_is_an_error_of_the_engine(engine: Kind, fp: FakeProcess, garbage: str) -> None:
+    fp.register(inspect(engine, "box"), stdout=garbage)
+    with pytest.raises(EngineFailed, match=f"^{engine.name} inspect printed something unexpected"):
+        run(made(engine).inspect("box"))
+
+
+@both
+def test_an_engine_that_is_not_installed(engine: Kind, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(EngineMissing, match=f"^{engine.name} is not installed"):
+        run(made(engine).inspect("box"))
+    with pytest.raises(EngineMissing, match=f"^{engine.name} is not installed"):
+        run(made(engine).containers())
+
+
+@both
+def test_an_engine_that_hangs_is_ended_at_the_deadline(
+    engine: Kind, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    program(tmp_path, engine, "exec sleep 60", monkeypatch)
+    slow = made(engine, Configuration(limits=Limits(engine_sec=0.1)))
+    with pytest.raises(EngineFailed, match=f"^{engine.name} container gave no answer within 0.1 s$"):
+        run(slow.inspect("box"))
+
+
+# containers
+
+
+@both
+def test_those_with_the_label_and_those_in_the_configuration_are_listed(engine: Kind, fp: FakeProcess) -> None:
+    other = "docker" if engine is Podman else "podman"
+    entries = {
+        "mine": Container(runtime=engine.name),
+        "anyones": Container(),
+        "absent": Container(),
+        "theirs": Container(runtime=other),
+    }
+    fp.register(ps(engine, "--filter", "label=agentd.enable=true"), stdout="labelled\nmine\n")
+    fp.register(ps(engine), stdout="other\nlabelled\nmine\nanyones\ntheirs\n")
+    names = ("anyones", "labelled", "mine")
+    fp.register(inspect(engine, *names), stdout=json.dumps([inspected(name) for name in names]))
+    found = run(made(engine, Configuration(containers=entries)).containers())
+    assert tuple(each.name for each in found) == names
+
+
+@both
+def test_where_nothing_opted_in_nothing_is_inspected(engine: Kind, fp: FakeProcess) -> None:
+    fp.register(ps(engine, "--filter", "label=agentd.enable=true"), stdout="")
+    assert run(made(engine).containers()) == []
+
+
+@both
+def test_one_that_went_away_meanwhile_spoils_nothing(engine: Kind, fp: FakeProcess) -> None:
+    fp.register(ps(engine, "--filter", "label=agentd.enable=true"), stdout="box\ngone\n")
+    fp.register(
+        inspect(engine, "box", "gone"), returncode=1, stdout=json.dumps([inspected()]), stderr="no such"
+    )
+    assert [each.name for each in run(made(engine).containers())] == ["box"]
+
+
+@both
+def test_a_list_that_fails_is_an_error(engine: Kind, fp: FakeProcess) -> None:
+    fp.register(ps(engine, "--filter", "label=agentd.enable=true"), returncode=125, stderr="database is locked")
+    with pytest.raises(EngineFailed, match=f"^{engine.name} ps: database is locked$"):
+        run(made(engine).containers())
+
+
+# exec
+
+BOX = ContainerInfo(name="box", runtime="podman", running=True, id="id-of-box")
+DUMP = r"""
+tr '\0' '\n' </proc/$$/cmdline
+echo ---
+tr '\0' '\n' </proc/$$/environ
+"""
+
+
+def program(folder: Path, engine: Kind, script: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Put a shell script in the engine's place."""
+    (folder / engine.name).write_text(f"#!/bin/sh\n{script}", encoding="utf-8")
+    (folder / engine.name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+
+
+def dumped(engine: Kind, command: Command) -> tuple[list[str], dict[str, str]]:
+    """The argument vector and environment that the engine's program gets for an exec."""
+
+    async def test() -> str:
+        child, pipes = made(engine).exec(BOX, command)
+        await child.wait()
+        printed = os.read(pipes.stdout, 1 << 16).decode()
+        for each in pipes:
+            os.close(each)
+        return printed
+
+    arguments, _, environment = run(test()).partition("---\n")
+    pairs = (line.partition("=") for line in environment.splitlines())
+    return arguments.splitlines()[2:], {key: value for key, _, value in pairs}
+
+
+@both
+def test_exec_is_an_interactive_exec(engine: Kind, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program(tmp_path, engine, DUMP, monkeypatch)
+    command = Command(["agent", "--acp"], {"A": "1"}, user="dev:dev", workdir="/src")
+    arguments, _ = dumped(engine, command)
+    assert arguments == (
+        ["exec", "--interactive", "--env", "A", "--user", "dev:dev", "--workdir", "/src"]
+        + ["id-of-box", "agent", "--acp"]
+    )
+    arguments, _ = dumped(engine, Command(["agent"], {}))
+    assert arguments == ["exec", "--interactive", "id-of-box", "agent"]
+
+
+@both
+def test_no_value_of_the_environment_is_in_the_arguments(
+    engine: Kind, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program(tmp_path, engine, DUMP, monkeypatch)
+    secrets = {"ANTHROPIC_API_KEY": "hunter2-1", "AGENTD_OWNER": "hunter2-2", "_X": "hunter2-3", "LANG": "hunter2-4"}
+    arguments, environment = dumped(engine, Command(["agent"], secrets))
+    assert "hunter2" not in " ".join(arguments)
+    assert {key: environment.get(key) for key in secrets} == secrets
+
+
+@both
+@pytest.mark.parametrize("name", ["PATH", "HOME", "TMPDIR", "LD_PRELOAD", "XDG_RUNTIME_DIR"])
+def test_what_would_steer_the_engine_itself_is_in_the_arguments_alone(
+    engine: Kind, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    program(tmp_path, engine, DUMP, monkeypatch)
+    arguments, environment = dumped(engine, Command(["agent"], {name: "/in/the/container"}))
+    assert name.startswith(STEERING)
+    assert arguments[2:4] == ["--env", f"{name}=/in/the/container"]
+    assert environment.get(name) != "/in/the/container"
+
+
+@both
+def test_exec_without_an_engine(engine: Kind, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test() -> None:
+        made(engine).exec(BOX, Command(["agent"], {}))
+
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(EngineMissing, match=f"^{engine.name} is not installed"):
+        run(test())
+    (tmp_path / engine.name).mkdir()
+    with pytest.raises(EngineFailed, match="cannot be started: Permission denied"):
+        run(test())
+
+
+# wait
+
+
+def alive(child: "subprocess.Popen[bytes]") -> ContainerInfo:
+    return ContainerInfo(name="box", runtime="x", running=True, id="id-of-box", pid=child.pid)
+
+
+def answering(description: dict[str, object]) -> str:
+    """A script that answers every inspect with this."""
+    return f"cat <<'END'\n{json.dumps([description])}\nEND\n"
+
+
+@both
+def test_waiting_ends_with_the_first_process(
+    engine: Kind, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def test(child: "subprocess.Popen[bytes]") -> None:
+        looked = tmp_path / "looked"
+        program(tmp_path, engine, answering(inspected(pid=child.pid)) + f"mkdir {looked}", monkeypatch)
+        waiting = asyncio.ensure_future(made(engine).wait(alive(child)))
+        while not looked.exists():
+            await asyncio.sleep(0)
+        assert not waiting.done()
+        child.kill()
+        await waiting
+
+    with subprocess.Popen(["sleep", "60"]) as child:
+        run(test(child))
+
+
+@both
+@pytest.mark.parametrize("change", ["another pid", "another id", "stopped", "removed"])
+def test_waiting_for_what_is_another_by_now_ends_at_once(
+    engine: Kind, fp: FakeProcess, change: str
+) -> None:
+    async def test() -> None:
+        me = os.getpid()
+        described = inspected(pid=me + 1 if change == "another pid" else me, running=change != "stopped")
+        described |= {"Id": "new"} if change == "another id" else {}
+        if change == "removed":
+            fp.register(inspect(engine, "box"), returncode=1, stderr=NO_SUCH[engine])
+        else:
+            fp.register(inspect(engine, "box"), stdout=json.dumps([described]))
+        await made(engine).wait(ContainerInfo(name="box", runtime="x", running=True, id="id-of-box", pid=me))
+
+    run(test())
+
+
+@both
+def test_waiting_that_is_given_up_leaves_nothing(
+    engine: Kind, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def test() -> None:
+        looked = tmp_path / "looked"
+        program(tmp_path, engine, f"mkdir {looked}; exec sleep 60", monkeypatch)
+        waiting = asyncio.ensure_future(made(engine).wait(BOX))  # its first process is out of sight
+        while not looked.exists():
+            await asyncio.sleep(0)
+        waiting.cancel()
+        await asyncio.wait([waiting])
+
+    run(test())
+
+
+# events
+
+PODMAN_START = (
+    b'{"ID":"4f1c","Image":"localhost/agentbox:latest","Name":"box","Status":"start",'
+    b'"Time":"2026-11-20T10:00:00.123456789Z","Type":"container","Attributes":{"agentd.enable":"true"}}\n'
+)
+PODMAN_DIED = (
+    b'{"ContainerExitCode":137,"ID":"4f1c","Image":"localhost/agentbox:latest","Name":"my.box-2",'
+    b'"Status":"died","Time":"2026-11-20T10:00:00Z","Type":"container","Attributes":null}\n'
+)
+DOCKER_DIE = (
+    b'{"status":"die","id":"4f1c","from":"agentbox","Type":"container","Action":"die","Actor":{"ID":"4f1c",'
+    b'"Attributes":{"exitCode":"137","image":"agentbox","name":"box"}},"scope":"local","time":1763632800,'
+    b'"timeNano":1763632800123456789}\n'
+)
+DOCKER_RENAME = (
+    b'{"status":"rename","id":"4f1c","from":"agentbox","Type":"container","Action":"rename","Actor":{"ID":"4f1c",'
+    b'"Attributes":{"image":"agentbox","name":"new","oldName":"/box"}},"scope":"local","time":1763632800}\n'
+)
+
+
+@pytest.mark.parametrize(
+    ("engine", "line", "name"),
+    [
+        (Podman, PODMAN_START, "box"),
+        (Podman, PODMAN_DIED, "my.box-2"),
+        (Podman, b'{"Type":"system","Status":"refresh"}\n', ""),
+        (Docker, DOCKER_DIE, "box"),
+        (Docker, DOCKER_RENAME, "new"),
+        (Docker, b'{"Type":"daemon","Action":"reload","Actor":{"ID":"x"}}\n', ""),
+        (Docker, b'{"Type":"daemon"}\n', ""),
+    ],
+)
+def test_an_event_names_its_container(engine: Kind, line: bytes, name: str) -> None:
+    assert made(engine).event_name(line) == name
+
+
+@pytest.mark.parametrize(
+    ("engine", "lines"), [(Podman, PODMAN_START + PODMAN_DIED), (Docker, DOCKER_DIE + DOCKER_RENAME)]
+)
+def test_events_are_followed_to_their_end(engine: Kind, lines: bytes, fp: FakeProcess) -> None:
+    async def test() -> list[str]:
+        return [name async for name in made(engine).events(1763632800.9)]
+
+    filters = [item for kind in engine.event_kinds for item in ("--filter", f"event={kind}")]
+    argv = [engine.name, "events", "--since", "1763632800", "--format", "{{json .}}"]
+    fp.register([*argv, "--filter", "type=container", *filters], stdout=lines)
+    assert run(test()) == (["box", "my.box-2"] if engine is Podman else ["box", "new"])
+
+
+@both
+def test_an_engine_that_goes_on_talking_is_ended_when_nobody_listens(
+    engine: Kind, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def test() -> str:
+        events = made(engine).events(0)
+        first = await anext(events)
+        await events.aclose()  # type: ignore[attr-defined]
+        return first
+
+    line = (PODMAN_START if engine is Podman else DOCKER_DIE).decode()
+    program(tmp_path, engine, f"cat <<'END'\n{line}END\nexec sleep 60", monkeypatch)
+    assert run(test()) == "box"
+
+
+@both
+def test_no_events_without_an_engine(engine: Kind, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test() -> None:
+        async for _ in made(engine).events(0):
+            pass
+
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(EngineMissing):
+        run(test())
