@@ -94,7 +94,12 @@ class Service:
             inherited=inherited,
             unit_of=units.unit_of if units else None,
         )
-        control = Control(manager, address, bus)
+
+        def use(new: Bus) -> None:
+            if units is not None:
+                units.bus = new
+
+        control = Control(manager, address, bus, on_bus=use)
         own_front = FRONT_DOOR not in inherited
         front, link = self._open_doors(inherited)
         try:

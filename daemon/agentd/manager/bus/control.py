@@ -3,6 +3,7 @@
 
 import asyncio
 import logging
+from collections.abc import Callable
 
 from agentd.bus import Bus
 from agentd.errors import AgentdError
@@ -29,10 +30,14 @@ log = logging.getLogger(__name__)
 class Control:
     """The manager's presence on a bus; without one it does nothing."""
 
-    def __init__(self, manager: Manager, address: str, bus: Bus | None) -> None:
+    def __init__(
+        self, manager: Manager, address: str, bus: Bus | None, on_bus: Callable[[Bus], None]
+    ) -> None:
+        """`on_bus` tells others who use the connection of the one that replaces it."""
         self._manager = manager
         self._address = address
         self._bus = bus
+        self._on_bus = on_bus
         self._face: ManagerFace | None = None
         self._containers: dict[str, ContainerFace] = {}
         self._jobs: dict[int, JobFace] = {}
@@ -68,6 +73,7 @@ class Control:
             )
             self._forget()
             self._bus = await self._reconnect()
+            self._on_bus(self._bus)
             await self.open()
             log.info("on the bus again")
 
