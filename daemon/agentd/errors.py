@@ -30,6 +30,7 @@ EX_DATAERR = 65
 EX_NOINPUT = 66
 EX_UNAVAILABLE = 69
 EX_SOFTWARE = 70
+EX_CANTCREAT = 73
 EX_TEMPFAIL = 75
 EX_NOPERM = 77
 EX_CONFIG = 78
@@ -114,9 +115,9 @@ class ManagerUnreachable(AgentdError):
 
 
 class AlreadyRunning(AgentdError):
-    """Another manager owns the runtime directory or the bus name."""
+    """Another manager has the directory or the bus name, or another worker the container."""
 
-    reason, exit_status = "already_running", EX_UNAVAILABLE
+    reason, exit_status = "already_running", EX_CANTCREAT
 
 
 class AlreadyDraining(AgentdError):

@@ -10,8 +10,10 @@ from collections.abc import Callable
 from agentd import __version__, link
 from agentd.errors import AgentdError, ManagerUnreachable, revive
 
-FIRST_PAUSE, LONGEST_PAUSE = 0.05, 2.0
+FIRST_PAUSE, LONGEST_PAUSE = 0.05, 0.5
 """Seconds between attempts to reach a manager that is not there; under systemd the socket always is."""
+ORPHANED_SEC = 60.0
+"""How long somebody whom nobody needs waits for a manager."""
 WELCOME_SEC = 20.0
 
 log = logging.getLogger(__name__)
@@ -28,31 +30,37 @@ class Uplink:
         container: str = "",
         snapshot: Callable[[], link.Snapshot] = link.Snapshot,
         on_welcome: Callable[[], None] | None = None,
+        needed: Callable[[], bool] = lambda: False,
     ) -> None:
         self._path = path
         self._container = container
         self._snapshot = snapshot
         self._on_order = on_order
         self._on_welcome = on_welcome
+        self._needed = needed
         self._link: link.Link | None = None
         self._gone = asyncio.Event()
         self._refusal: AgentdError | None = None
         self._welcomed = asyncio.Event()
 
     async def run(self) -> None:
-        """Stay connected until cancelled. Raises the manager's refusal."""
-        pause = FIRST_PAUSE
+        """Stay connected until cancelled. Raises the manager's refusal; if orphaned, ManagerUnreachable."""
         while self._refusal is None:
+            await self._stay(await self._connect())
+        raise self._refusal
+
+    async def _connect(self) -> socket.socket:
+        loop = asyncio.get_running_loop()
+        pause, patience = FIRST_PAUSE, loop.time() + ORPHANED_SEC
+        while True:
             try:
-                sock = link.connect(self._path)
+                return link.connect(self._path)
             except OSError as exc:
                 log.debug("no manager at %s: %s", self._path, exc)
-                await asyncio.sleep(pause)
-                pause = min(2 * pause, LONGEST_PAUSE)
-                continue
-            pause = FIRST_PAUSE
-            await self._stay(sock)
-        raise self._refusal
+            if loop.time() > patience and not self._needed():
+                raise ManagerUnreachable(f"no manager came back to {self._path}")
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, LONGEST_PAUSE)
 
     async def first(self, news: asyncio.Event) -> None:
         """Wait for something the manager says to everyone. Raises ManagerUnreachable."""

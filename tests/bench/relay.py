@@ -2,8 +2,8 @@
 """`make bench`, first table: round trips and updates through agentd, beside the limits of the machine.
 
 The same client and the same agent in every row, one after the other in one run; each figure is the median
-of several rounds taken in turns, so that a machine whose speed drifts treats all rows alike. Exits with 1 where a
-goal is missed.
+of several rounds taken in turns, so that a machine whose speed drifts treats all rows alike. Exits with 1
+where a goal is missed.
 """
 
 import contextlib
@@ -176,7 +176,8 @@ def main() -> int:
     (trip, rate), (trip_of_pump, rate_of_pump) = figures["agentd"], figures["raw byte pump"]
     met = trip <= ROUND_TRIP_GOAL * trip_of_pump and rate >= RATE_GOAL * rate_of_pump
     print(
-        f"goals: round trip at most {ROUND_TRIP_GOAL}x, rate at least {RATE_GOAL:.0%}: {'met' if met else 'MISSED'}"
+        f"goals: round trip at most {ROUND_TRIP_GOAL}x, rate at least {RATE_GOAL:.0%}: "
+        + ("met" if met else "MISSED")
     )
     return 0 if met else 1
 

@@ -364,12 +364,19 @@ def test_manager_may_start_workers_and_nothing_else(host: Host) -> None:
     assert "CapEff:\t0000000000000000" in host.machine.read(str(status))
 
 
+IMPOSTOR = """\
+import msgspec
+from agentd import link
+sock = link.connect("/run/agentd/link.sock")
+sock.setblocking(True)
+sock.send(msgspec.msgpack.encode(link.Hello(version=1, pid=1, code="x", container="box")))
+print(msgspec.msgpack.decode(sock.recv(99999)))
+"""
+
+
 def test_link_takes_only_the_unit_it_claims_to_be(host: Host) -> None:
     """root in a shell is not agentd@box.service, whatever it says."""
-    hello = "from agentd import link; import msgspec; s = link.connect('/run/agentd/link.sock'); "
-    hello += "s.setblocking(True); s.send(msgspec.msgpack.encode(link.Hello(version=1, pid=1, code='x', container='box'))); "
-    hello += "print(msgspec.msgpack.decode(s.recv(99999)))"
-    answer = host.run("python3", "-c", hello).stdout
+    answer = host.run("python3", "-c", IMPOSTOR).stdout
     assert "Refused" in answer and "access_denied" in answer
 
 

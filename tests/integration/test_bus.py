@@ -430,6 +430,7 @@ async def test_a_descriptor_is_returned_and_closed_here(peers: Any, open_descrip
 async def test_a_descriptor_waits_until_the_socket_is_writable(bus: ModuleType) -> None:
     near, far = socket.socketpair()
     with bus._Socket() as writer, near, far, open(os.devnull) as file:
+        near.setblocking(False)
         os.dup2(near.fileno(), writer.fileno())
         filled = sum(iter(lambda: writer.send(b"x" * 4096), 0))
         rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [file.fileno()]))]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Running coroutines in tests: on a loop whose clock can be put forward, and that must be empty at the end."""
+"""Running coroutines in tests, on a loop whose clock can be put forward, and that must be empty then."""
 
 import asyncio
 import gc

@@ -18,7 +18,11 @@ SOME_GROUP = next(each for each in grp.getgrall() if each.gr_gid not in (0, os.g
 
 
 def access(
-    *, users: list[str] | None = None, groups: list[str] | None = None, any_account: bool = True, **box: list[str]
+    *,
+    users: list[str] | None = None,
+    groups: list[str] | None = None,
+    any_account: bool = True,
+    **box: list[str],
 ) -> Access:
     """Rules with these accounts for all containers, and those in `box` for the container `box` alone."""
     everywhere = config.Access(users=tuple(users or ()), groups=tuple(groups or ()))
@@ -35,7 +39,9 @@ def peer(uid: int = STRANGER, *groups: int) -> Peer:
 
 
 @pytest.mark.parametrize("container", ["box", "other"])
-def test_root_and_the_managers_own_account_always_may(container: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_root_and_the_managers_own_account_always_may(
+    container: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 777)
     rules = access()
     assert [rules.may(peer(uid), container) for uid in (0, 777, STRANGER)] == [True, True, False]

@@ -9,7 +9,6 @@ from agentd.worker.calls import MOST, Call, Calls
 class Nobody:
     """An asker, told apart from others by identity alone, as clients are."""
 
-
     def answer(self, call: Call, frame: bytes) -> None:
         raise AssertionError
 

@@ -3,11 +3,11 @@
 import asyncio
 
 import pytest
-from unit.loop import run
 
 from agentd import link
 from agentd.errors import WorkerFailed
 from agentd.manager.container import Container, WorkerEnd
+from unit.loop import run
 
 
 class Wire:
@@ -81,7 +81,12 @@ def test_the_state_follows_from_what_is_known(facts: list[str], state: str) -> N
 
 @pytest.mark.parametrize(
     ("change", "forgiven"),
-    [(info(), False), (info(pid=8), True), (info(container_id="2"), True), (info(running=False, pid=0), True)],
+    [
+        (info(), False),
+        (info(pid=8), True),
+        (info(container_id="2"), True),
+        (info(running=False, pid=0), True),
+    ],
 )
 def test_a_failure_is_forgotten_when_the_container_starts_anew(
     change: link.ContainerInfo, forgiven: bool

@@ -5,10 +5,10 @@ import json
 import os
 import subprocess
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from pytest_subprocess import FakeProcess
-from unit.loop import run
 
 from agentd.config import Configuration, Container, Limits
 from agentd.errors import EngineFailed, EngineMissing, NoSuchContainer
@@ -17,18 +17,21 @@ from agentd.runtimes import Command
 from agentd.runtimes.docker import Docker
 from agentd.runtimes.engine import STEERING, Engine
 from agentd.runtimes.podman import Podman
+from unit.loop import run
 
 ENGINES = [Podman, Docker]
 both = pytest.mark.parametrize("engine", ENGINES)
 Kind = type[Podman] | type[Docker]
 
 NO_SUCH = {
-    Podman: 'Error: no such container box\n',
+    Podman: "Error: no such container box\n",
     Docker: "Error response from daemon: No such container: box\n",
 }
 
 
-def inspected(name: str = "box", *, running: bool = True, pid: int = 4242, **config: object) -> dict[str, object]:
+def inspected(
+    name: str = "box", *, running: bool = True, pid: int = 4242, **config: object
+) -> dict[str, object]:
     return {
         "Id": f"id-of-{name}",
         "Name": name,
@@ -102,7 +105,9 @@ def test_garbage_is_an_error_of_the_engine(engine: Kind, fp: FakeProcess, garbag
 
 
 @both
-def test_an_engine_that_is_not_installed(engine: Kind, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_an_engine_that_is_not_installed(
+    engine: Kind, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(EngineMissing, match=f"^{engine.name} is not installed"):
         run(made(engine).inspect("box"))
@@ -124,20 +129,23 @@ def test_an_engine_that_hangs_is_ended_at_the_deadline(
 
 
 @both
-def test_those_with_the_label_and_those_in_the_configuration_are_listed(engine: Kind, fp: FakeProcess) -> None:
-    other = "docker" if engine is Podman else "podman"
+def test_those_with_the_label_and_those_in_the_configuration_are_listed(
+    engine: Kind, fp: FakeProcess
+) -> None:
+    names: list[Literal["podman", "docker"]] = ["podman", "docker"]
+    mine, other = names if engine is Podman else reversed(names)
     entries = {
-        "mine": Container(runtime=engine.name),
+        "mine": Container(runtime=mine),
         "anyones": Container(),
         "absent": Container(),
         "theirs": Container(runtime=other),
     }
     fp.register(ps(engine, "--filter", "label=agentd.enable=true"), stdout="labelled\nmine\n")
     fp.register(ps(engine), stdout="other\nlabelled\nmine\nanyones\ntheirs\n")
-    names = ("anyones", "labelled", "mine")
-    fp.register(inspect(engine, *names), stdout=json.dumps([inspected(name) for name in names]))
+    wanted = ["anyones", "labelled", "mine"]
+    fp.register(inspect(engine, *wanted), stdout=json.dumps([inspected(name) for name in wanted]))
     found = run(made(engine, Configuration(containers=entries)).containers())
-    assert tuple(each.name for each in found) == names
+    assert [each.name for each in found] == wanted
 
 
 @both
@@ -157,7 +165,9 @@ def test_one_that_went_away_meanwhile_spoils_nothing(engine: Kind, fp: FakeProce
 
 @both
 def test_a_list_that_fails_is_an_error(engine: Kind, fp: FakeProcess) -> None:
-    fp.register(ps(engine, "--filter", "label=agentd.enable=true"), returncode=125, stderr="database is locked")
+    fp.register(
+        ps(engine, "--filter", "label=agentd.enable=true"), returncode=125, stderr="database is locked"
+    )
     with pytest.raises(EngineFailed, match=f"^{engine.name} ps: database is locked$"):
         run(made(engine).containers())
 
@@ -200,10 +210,8 @@ def test_exec_is_an_interactive_exec(engine: Kind, tmp_path: Path, monkeypatch: 
     program(tmp_path, engine, DUMP, monkeypatch)
     command = Command(["agent", "--acp"], {"A": "1"}, user="dev:dev", workdir="/src")
     arguments, _ = dumped(engine, command)
-    assert arguments == (
-        ["exec", "--interactive", "--env", "A", "--user", "dev:dev", "--workdir", "/src"]
-        + ["id-of-box", "agent", "--acp"]
-    )
+    options = ["--interactive", "--env", "A", "--user", "dev:dev", "--workdir", "/src"]
+    assert arguments == ["exec", *options, "id-of-box", "agent", "--acp"]
     arguments, _ = dumped(engine, Command(["agent"], {}))
     assert arguments == ["exec", "--interactive", "id-of-box", "agent"]
 
@@ -213,7 +221,12 @@ def test_no_value_of_the_environment_is_in_the_arguments(
     engine: Kind, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     program(tmp_path, engine, DUMP, monkeypatch)
-    secrets = {"ANTHROPIC_API_KEY": "hunter2-1", "AGENTD_OWNER": "hunter2-2", "_X": "hunter2-3", "LANG": "hunter2-4"}
+    secrets = {
+        "ANTHROPIC_API_KEY": "hunter2-1",
+        "AGENTD_OWNER": "hunter2-2",
+        "_X": "hunter2-3",
+        "LANG": "hunter2-4",
+    }
     arguments, environment = dumped(engine, Command(["agent"], secrets))
     assert "hunter2" not in " ".join(arguments)
     assert {key: environment.get(key) for key in secrets} == secrets
@@ -276,9 +289,7 @@ def test_waiting_ends_with_the_first_process(
 
 @both
 @pytest.mark.parametrize("change", ["another pid", "another id", "stopped", "removed"])
-def test_waiting_for_what_is_another_by_now_ends_at_once(
-    engine: Kind, fp: FakeProcess, change: str
-) -> None:
+def test_waiting_for_what_is_another_by_now_ends_at_once(engine: Kind, fp: FakeProcess, change: str) -> None:
     async def test() -> None:
         me = os.getpid()
         described = inspected(pid=me + 1 if change == "another pid" else me, running=change != "stopped")

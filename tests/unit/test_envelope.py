@@ -2,6 +2,7 @@
 
 import json
 
+import msgspec
 import pytest
 
 from agentd import errors
@@ -115,7 +116,7 @@ def test_a_block_is_decoded_line_by_line() -> None:
     assert messages is not None
     assert [(message.method, message.raw_id) for message in messages] == [
         ("a", b"null"),
-        (envelope.UNSET, b"2"),
+        (msgspec.UNSET, b"2"),
     ]
 
 
@@ -160,7 +161,7 @@ def test_what_is_no_object_has_no_members(frame: bytes) -> None:
     [(b'"a\\n"', "a\n"), (b"7", None), (b"null", None), (b'{"a":1}', None), (b'"\xff"', None)],
 )
 def test_text_is_a_string_or_nothing(raw: bytes, expected: str | None) -> None:
-    assert envelope.text(envelope.Raw(raw)) == expected
+    assert envelope.text(msgspec.Raw(raw)) == expected
     assert envelope.text(None) is None
 
 
@@ -182,7 +183,10 @@ def test_only_plain_numbers_can_be_ids_of_ours(raw_id: bytes, number: int | None
 
 # Rewriting
 
-ODD = b'{"jsonrpc":"2.0", "id" : "x","method":"m","_meta":{"a": 1.0},"params":{"requestId":5,"text":"\\u00e9 ","n":1e2}}'
+ODD = (
+    b'{"jsonrpc":"2.0", "id" : "x","method":"m","_meta":{"a": 1.0},'
+    b'"params":{"requestId":5,"text":"\\u00e9 ","n":1e2}}'
+)
 
 
 def test_a_new_id_leaves_the_rest_as_it_was() -> None:

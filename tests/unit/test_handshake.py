@@ -5,10 +5,10 @@ import json
 import socket
 
 import pytest
-from unit.loop import run, settle, skip
 
 from agentd import errors
 from agentd.manager.handshake import Opening, first_line, understand
+from unit.loop import run, settle, skip
 
 LIMIT = 100
 SECONDS = 10.0
@@ -36,7 +36,8 @@ def read(*pieces: bytes, end: bool = False) -> tuple[bytes, bytes]:
 
 
 @pytest.mark.parametrize(
-    "pieces", [[b"one\ntwo\nthr"], [b"one\n", b"two\nthr"], [b"o", b"ne", b"\ntwo\nthr"], [b"one\ntwo\n", b"thr"]]
+    "pieces",
+    [[b"one\ntwo\nthr"], [b"one\n", b"two\nthr"], [b"o", b"ne", b"\ntwo\nthr"], [b"one\ntwo\n", b"thr"]],
 )
 def test_the_first_line_is_read_and_nothing_after_it_is_lost(pieces: list[bytes]) -> None:
     async def test() -> bytes:
@@ -61,7 +62,9 @@ def test_a_line_may_have_just_the_limit() -> None:
     assert read(b"x" * LIMIT, b"\n") == (b"x" * LIMIT, b"")
 
 
-@pytest.mark.parametrize("pieces", [[b"x" * (LIMIT + 1)], [b"x" * LIMIT, b"x"], [b"x" * 5000], [b"x" * 150 + b"\n"]])
+@pytest.mark.parametrize(
+    "pieces", [[b"x" * (LIMIT + 1)], [b"x" * LIMIT, b"x"], [b"x" * 5000], [b"x" * 150 + b"\n"]]
+)
 def test_a_longer_one_is_refused_as_soon_as_it_is_too_long(pieces: list[bytes]) -> None:
     with pytest.raises(errors.FrameTooLarge, match="100 bytes"):
         read(*pieces)

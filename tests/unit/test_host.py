@@ -6,13 +6,13 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from unit.loop import run, settle
 
 from agentd import proctree
 from agentd.config import Configuration, Container
 from agentd.errors import AgentMissing, NoSuchContainer, NotRunning
 from agentd.runtimes import Command
 from agentd.runtimes.host import Host
+from unit.loop import run, settle
 
 
 @pytest.fixture
@@ -74,7 +74,7 @@ def test_a_program_that_cannot_be_started_is_an_agent_that_is_missing(host: Host
 
 
 def test_a_directory_that_has_gone_means_not_running(host: Host, tmp_path: Path) -> None:
-    with pytest.raises(NotRunning, match="the directory .*/gone of nowhere is not there"):
+    with pytest.raises(NotRunning, match=r"the directory .*/gone of nowhere is not there"):
         printed(host, Command(["true"], {}), "nowhere")
     with pytest.raises(NotRunning, match="the directory /no/such of here"):
         printed(host, Command(["true"], {}, workdir="/no/such"))

@@ -8,9 +8,9 @@ from typing import get_args
 
 import msgspec
 import pytest
-from unit.loop import Changes, run, settle
 
 from agentd import link
+from unit.loop import Changes, run, settle
 
 
 def pair() -> tuple[socket.socket, socket.socket]:

@@ -5,14 +5,13 @@ from pathlib import Path
 
 import pytest
 from pytest_subprocess import FakeProcess
-from unit.loop import run
 
 from agentd import errors, runtimes
 from agentd.config import Configuration, Container
 from agentd.runtimes.docker import Docker
 from agentd.runtimes.host import Host
 from agentd.runtimes.podman import Podman
-
+from unit.loop import run
 
 
 class Engines:

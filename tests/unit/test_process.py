@@ -8,10 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from unit.loop import run, settle
 
 from agentd import process
 from agentd.errors import EngineFailed, EngineMissing
+from unit.loop import run, settle
 
 LONG = 60.0
 
@@ -47,7 +47,7 @@ def test_much_output_on_both_streams_does_not_block() -> None:
 
 
 def test_a_command_that_is_not_there_is_an_engine_that_is_missing() -> None:
-    with pytest.raises(EngineMissing, match="^no-such-engine is not installed"):
+    with pytest.raises(EngineMissing, match=r"^no-such-engine is not installed"):
         run(process.run(["no-such-engine", "ps"], deadline=LONG))
 
 
@@ -163,7 +163,9 @@ def test_what_has_ended_can_be_signalled_and_stopped_without_harm() -> None:
 
 def test_a_child_has_its_own_session_directory_and_environment(tmp_path: Path) -> None:
     async def test() -> None:
-        child, pipes = process.spawn_piped(sh("ps -o sid= -p $$; pwd; env"), env={"A": "b"}, cwd=str(tmp_path))
+        child, pipes = process.spawn_piped(
+            sh("ps -o sid= -p $$; pwd; env"), env={"A": "b"}, cwd=str(tmp_path)
+        )
         await child.wait()
         sid, where, *environment = os.read(pipes.stdout, 10_000).decode().split("\n")
         assert int(sid or child.pid) == child.pid
@@ -217,7 +219,8 @@ def test_a_program_that_cannot_run_leaves_no_pipes(argv: list[str]) -> None:
 PARENT = """
 import os, signal, subprocess, sys
 from agentd.process import dies_with_us
-child = subprocess.Popen(dies_with_us(["sh", "-c", "echo up; exec sleep 60"]), stdout=subprocess.PIPE, pass_fds=[{fd}])
+argv = dies_with_us(["sh", "-c", "echo up; exec sleep 60"])
+child = subprocess.Popen(argv, stdout=subprocess.PIPE, pass_fds=[{fd}])
 print(child.stdout.readline(), flush=True)
 os.kill(os.getpid(), signal.SIGKILL)
 """

@@ -11,9 +11,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from unit.loop import run
 
 from agentd import proctree
+from unit.loop import run
 
 LONG = 20.0
 
@@ -97,7 +97,9 @@ def test_a_mark_that_is_only_part_of_a_variable_does_not_count(tree: Tree) -> No
 
 
 def test_a_child_without_environment_is_found_by_its_parent(tree: Tree) -> None:
-    pids = tree.start("echo $$ >/dev/fd/$up; env -i up=$up sh -c 'echo $$ >/dev/fd/$up; sleep 60; :' & wait", up=2)
+    pids = tree.start(
+        "echo $$ >/dev/fd/$up; env -i up=$up sh -c 'echo $$ >/dev/fd/$up; sleep 60; :' & wait", up=2
+    )
     found = proctree.find(tree.owner)
     assert set(pids) <= set(found)
     assert len(found) == 3  # and the sleep, two steps down
@@ -158,7 +160,9 @@ def test_ending_nothing_is_done_at_once() -> None:
 
 
 def test_a_tree_ends_by_sigterm(tree: Tree) -> None:
-    tree.start("trap 'echo bye >/dev/fd/$up; exit 5' TERM; echo $$ >/dev/fd/$up; while :; do sleep 60 & wait; done")
+    tree.start(
+        "trap 'echo bye >/dev/fd/$up; exit 5' TERM; echo $$ >/dev/fd/$up; while :; do sleep 60 & wait; done"
+    )
     assert end(tree) == []
     assert tree.statuses() == [5]
 

@@ -4,12 +4,12 @@ import json
 import logging
 
 import pytest
-from unit.loop import run, skip
 
 from agentd.errors import AgentdError, AgentExited, AgentTimeout, Draining, QueueFull
 from agentd.log import Context
 from agentd.worker.calls import Call
 from agentd.worker.session import Prompt, Session, cancel_notification
+from unit.loop import run, skip
 
 CANCEL = cancel_notification("s")
 MOST = 3
@@ -120,7 +120,7 @@ def test_prompts_run_one_at_a_time_in_order() -> None:
 
 def test_the_queue_has_an_end_and_then_room_again() -> None:
     room = Room().prompt(1, 2, 3, 4)
-    with pytest.raises(QueueFull, match="^3 prompts wait"):
+    with pytest.raises(QueueFull, match=r"^3 prompts wait"):
         room.prompt(5)
     room.session.turn_ended()
     assert room.prompt(6).seen() == ("prompting", MOST)

@@ -10,7 +10,15 @@ import pytest
 
 from agentd.errors import AlreadyRunning, ConfigurationInvalid
 from agentd.manager.container import Container
-from agentd.manager.sockets import EVERYBODY, LINK, OWNER_AND_GROUP, STORED, ContainerSockets, bind, take_or_bind
+from agentd.manager.sockets import (
+    EVERYBODY,
+    LINK,
+    OWNER_AND_GROUP,
+    STORED,
+    ContainerSockets,
+    bind,
+    take_or_bind,
+)
 from agentd.paths import SOCKET_PATH_BYTES, Mode, Paths
 
 STREAM, SEQPACKET = socket.SOCK_STREAM, socket.SOCK_SEQPACKET

@@ -5,11 +5,10 @@ import json
 import os
 import socket
 
-from unit.loop import Changes, run, settle, skip
-
 from agentd.acp.framing import Torn
 from agentd.acp.stream import REFUSAL_SEC, FrameStream, gone, refuse
 from agentd.errors import Draining
+from unit.loop import Changes, run, settle, skip
 
 
 class Recorder(Changes):

@@ -84,10 +84,8 @@ class FrameStream(asyncio.Protocol):
     # Reading
 
     def feed(self, data: bytes) -> None:
-        """Take bytes as if they had been read: what somebody else read before us."""
-        block = self._framer.feed(data)
-        if block:
-            self._sink.received(block)
+        """Take what somebody else has read before us."""
+        self.data_received(data)
 
     def data_received(self, data: bytes) -> None:
         block = self._framer.feed(data)

@@ -22,6 +22,7 @@ from agentd.tasks import Tasks
 
 ACCEPTED_AT_ONCE = 64
 """Connections taken in one pass of the loop, so that a flood does not starve everything else."""
+BREATH_SEC = 1.0
 TAKE_SEC = 10.0
 """What a worker has to say that it took a connection."""
 
@@ -64,8 +65,10 @@ class FrontDoor:
                 connection, _ = sock.accept()
             except BlockingIOError:
                 return
-            except OSError as exc:
-                log.error("cannot accept a connection: %s", exc)
+            except OSError as exc:  # out of descriptors or memory: trying at once again would only burn time
+                log.error("cannot accept connections for %g s: %s", BREATH_SEC, exc)
+                self.unlisten(sock)
+                asyncio.get_running_loop().call_later(BREATH_SEC, self.listen, sock, container)
                 return
             connection.setblocking(False)
             self._tasks.start(self._welcome(connection, container), "connection")
@@ -74,9 +77,25 @@ class FrontDoor:
 
     async def _welcome(self, sock: socket.socket, container: str) -> None:
         """From accept to a worker, or to an error the client can read."""
-        raw_id = envelope.NULL
         try:
             peer = peer_of(sock)
+        except OSError:
+            sock.close()  # gone already
+            return
+        self._pending[peer.uid] += 1
+        try:
+            await self._serve(sock, peer, container)
+        except OSError as exc:
+            log.debug("a connection broke off: %s", exc)
+            sock.close()
+        finally:
+            self._pending[peer.uid] -= 1
+            if not self._pending[peer.uid]:
+                del self._pending[peer.uid]
+
+    async def _serve(self, sock: socket.socket, peer: Peer, container: str) -> None:
+        raw_id = envelope.NULL
+        try:
             line, rest = await self._first_line(sock, peer)
             if not line:
                 sock.close()
@@ -87,26 +106,17 @@ class FrontDoor:
         except AgentdError as exc:
             log.info("refused a connection: %s", exc.message)
             await refuse(sock, raw_id, exc)
-        except OSError as exc:
-            log.debug("a connection broke off: %s", exc)
-            sock.close()
+        except OSError:
+            raise
         except Exception:
             log.exception("a connection failed")
             await refuse(sock, raw_id, Internal("internal error; the journal has the details"))
 
     async def _first_line(self, sock: socket.socket, peer: Peer) -> tuple[bytes, bytes]:
         limits = self._limits()
-        if self._pending[peer.uid] >= limits.pending_per_uid:
-            raise LimitReached(
-                f"{limits.pending_per_uid} connections of yours have not said yet what they want"
-            )
-        self._pending[peer.uid] += 1
-        try:
-            return await first_line(sock, limit=limits.front_door_bytes, deadline=limits.front_door_sec)
-        finally:
-            self._pending[peer.uid] -= 1
-            if not self._pending[peer.uid]:
-                del self._pending[peer.uid]
+        if self._pending[peer.uid] > limits.pending_per_uid:
+            raise LimitReached(f"{limits.pending_per_uid} connections of yours wait for a worker already")
+        return await first_line(sock, limit=limits.front_door_bytes, deadline=limits.front_door_sec)
 
     async def _hand_over(self, sock: socket.socket, peer: Peer, opening: Opening) -> None:
         container = await self._registry.find(opening.container, lambda name: self.access.may(peer, name))

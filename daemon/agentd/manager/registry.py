@@ -7,7 +7,14 @@ from collections.abc import Callable, Iterator
 
 from agentd import link
 from agentd.config import Configuration
-from agentd.errors import AgentdError, AmbiguousContainer, NoSuchContainer, NotRunning, WorkerFailed
+from agentd.errors import (
+    AgentdError,
+    AlreadyRunning,
+    AmbiguousContainer,
+    NoSuchContainer,
+    NotRunning,
+    WorkerFailed,
+)
 from agentd.log import Context
 from agentd.manager.container import Container, WorkerEnd
 from agentd.manager.spawner import Spawner
@@ -17,6 +24,7 @@ from agentd.tasks import Tasks
 LAST_WORDS_SEC = 0.5
 """How long a worker's own reason for failing may trail behind its exit."""
 
+COME_BACK_SEC = 5.0
 LISTING_SEC = 5.0
 """How long a connection waits for a watcher to say what there is."""
 
@@ -161,6 +169,8 @@ class Registry:
             await self._spawner.start(container.name, container.ready)
         except AgentdError as exc:
             await self._last_words(container)
+            if isinstance(exc, AlreadyRunning) and await self._comes_back(container):
+                return
             container.failure = container.failure or exc
             self.labels(container.name).warning("%s", container.failure.message)
         finally:
@@ -173,6 +183,14 @@ class Registry:
                 await asyncio.wait_for(container.unlinked.wait(), LAST_WORDS_SEC)
             except TimeoutError:
                 log.debug("%s failed without a word", container.name)
+
+    async def _comes_back(self, container: Container) -> bool:
+        """Wait for an earlier worker that is alive, and on its way to link with us."""
+        try:
+            await asyncio.wait_for(container.ready.wait(), COME_BACK_SEC)
+        except TimeoutError:
+            return False
+        return True
 
     async def stop_worker(self, container: Container) -> None:
         await self._spawner.stop(container.name)

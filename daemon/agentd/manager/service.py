@@ -3,17 +3,17 @@
 
 import asyncio
 import contextlib
-import fcntl
 import logging
 import os
 import signal
 import socket
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 
 from agentd import errors
 from agentd.bus import Bus
 from agentd.config import load
-from agentd.errors import AgentdError, AlreadyRunning
+from agentd.errors import AgentdError
+from agentd.lock import only_one
 from agentd.manager import private_bus
 from agentd.manager.bus.control import Control
 from agentd.manager.manager import Manager
@@ -26,20 +26,6 @@ from agentd.systemd.units import UnitJobs
 from agentd.tasks import Tasks
 
 log = logging.getLogger("agentd.manager")
-
-
-@contextlib.contextmanager
-def only_instance(path: str) -> Iterator[None]:
-    """Hold the lock until everything else is closed. Raises AlreadyRunning."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise AlreadyRunning(f"another manager holds {path}") from None
-        yield
-    finally:
-        os.close(descriptor)
 
 
 class Service:
@@ -61,10 +47,10 @@ class Service:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._asked_to_stop)
         prepare(self._paths)
-        with only_instance(self._paths.lock):
-            inherited = listen_sockets(os.environ)
-            async with self._control_bus() as address:
-                await self._serve(inherited, address)
+        only_one(self._paths.lock, "a manager")  # held until everything else of this process is gone
+        inherited = listen_sockets(os.environ)
+        async with self._control_bus() as address:
+            await self._serve(inherited, address)
         return self._status
 
     @contextlib.asynccontextmanager

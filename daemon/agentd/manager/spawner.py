@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from agentd.config import Limits
-from agentd.errors import WorkerFailed
+from agentd.errors import AgentdError, AlreadyRunning, WorkerFailed
 from agentd.process import Child, dies_with_us, spawn
 from agentd.systemd.units import UnitJobs
 from agentd.tasks import Tasks
@@ -89,7 +89,7 @@ class ChildSpawner:
             )
             if not up.done():
                 child.signal(9)
-                raise WorkerFailed(_why(name, ended))
+                raise _failure(name, ended)
         finally:
             ended.cancel()
             up.cancel()
@@ -125,7 +125,9 @@ class ChildSpawner:
         return [sys.executable, "-m", "agentd", *verb, *self._arguments]
 
 
-def _why(name: str, ended: "asyncio.Future[int]") -> str:
-    if ended.done():
-        return f"the worker of {name} ended with status {ended.result()}; its log says why"
-    return f"the worker of {name} did not report in time"
+def _failure(name: str, ended: "asyncio.Future[int]") -> AgentdError:
+    if not ended.done():
+        return WorkerFailed(f"the worker of {name} did not report in time")
+    if ended.result() == AlreadyRunning.exit_status:
+        return AlreadyRunning(f"an earlier worker of {name} lives, but has not linked to this manager")
+    return WorkerFailed(f"the worker of {name} ended with status {ended.result()}; its log says why")

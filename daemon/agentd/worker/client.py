@@ -74,10 +74,9 @@ class Client:
     async def serve(self, sock: socket.socket, data: bytes) -> None:
         """Take the connection over, beginning with what somebody has read from it already."""
         self._sock = sock
-        await self._stream.over_socket(sock)
         self._log.info("client attached", extra={"event": Event.CLIENT_ATTACHED})
-        if data:
-            self._stream.feed(data)
+        self._stream.feed(data)  # before anything that comes after it can be read
+        await self._stream.over_socket(sock)
 
     @property
     def turns(self) -> int:

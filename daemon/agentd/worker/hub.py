@@ -53,6 +53,10 @@ class Hub:
         return self.configuration.limits
 
     @property
+    def has_clients(self) -> bool:
+        return bool(self._clients)
+
+    @property
     def sessions(self) -> Iterator[Session]:
         return (session for client in self._clients.values() for session in client.sessions.values())
 

@@ -10,8 +10,9 @@ import socket
 from agentd import errors, link, runtimes
 from agentd.config import Configuration, from_portable, secrets
 from agentd.errors import AgentdError
+from agentd.lock import only_one
 from agentd.log import Context, Redactor
-from agentd.paths import Paths
+from agentd.paths import Paths, make_directory
 from agentd.proctree import owner_of
 from agentd.systemd.events import Event
 from agentd.systemd.notify import Notifier
@@ -42,7 +43,9 @@ class Worker:
         self._leave = asyncio.Event()
         self._hurry = asyncio.Event()
         self._patience: float | None = None
-        self._uplink = Uplink(paths.link, self._order, container=name, snapshot=self._snapshot)
+        self._uplink = Uplink(
+            paths.link, self._order, container=name, snapshot=self._snapshot, needed=self._is_needed
+        )
 
     # Life
 
@@ -50,9 +53,9 @@ class Worker:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._asked_to_end)
-        linked = self._tasks.start(self._uplink.run(), "link to the manager")
         try:
-            await self._serve(linked)
+            self._claim()
+            await self._serve(self._tasks.start(self._uplink.run(), "link to the manager"))
         except AgentdError as exc:
             self._log.error("%s", exc.message)
             self._notifier.status(exc.message)
@@ -62,6 +65,12 @@ class Worker:
             self._notifier.stopping()
             await self._tasks.close()
         return 0
+
+    def _claim(self) -> None:
+        """Raises AlreadyRunning where another worker lives: it may have lost its manager, not its clients."""
+        state = self._paths.container_state(self._name)
+        make_directory(state, 0o700)
+        only_one(os.path.join(state, "worker.lock"), f"a worker of {self._name}")
 
     async def _serve(self, linked: "asyncio.Task[None]") -> None:
         await self._uplink.first(self._configured)
@@ -74,7 +83,7 @@ class Worker:
         leave = self._tasks.start(self._leave.wait(), "wait for an end")
         await asyncio.wait((ended, leave, linked), return_when=asyncio.FIRST_COMPLETED)
         if linked.done() and (refusal := linked.exception()):
-            await self._hub.close(errors.WorkerFailed(f"the manager refused this worker: {refusal}"))
+            await self._hub.close(errors.WorkerFailed(str(refusal)))
             raise refusal
         await self._end(self._hub, container_ended=ended.done())
 
@@ -183,6 +192,9 @@ class Worker:
             self._hub.reconfigure(self._configuration)
 
     # What the manager hears
+
+    def _is_needed(self) -> bool:
+        return self._hub is not None and self._hub.has_clients
 
     def _snapshot(self) -> link.Snapshot:
         return self._hub.snapshot() if self._hub else link.Snapshot()

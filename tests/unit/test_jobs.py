@@ -1,0 +1,405 @@
+# SPDX-License-Identifier: Apache-2.0
+
+import asyncio
+import logging
+import math
+import time
+
+import pytest
+
+from agentd import errors, link
+from agentd.config import Configuration
+from agentd.config import Container as Entry
+from agentd.log import Context
+from agentd.manager.container import WorkerEnd
+from agentd.manager.jobs import ALL, GRACE_SEC, LINGER_SEC, Job, Jobs
+from agentd.manager.registry import Registry
+from agentd.tasks import Tasks
+from unit.loop import run, settle, skip
+
+MINUTE = 60.0
+
+
+class Wire:
+    """A worker's link: notes what is sent."""
+
+    def __init__(self) -> None:
+        self.sent: list[link.AnyMessage] = []
+
+    def send(self, message: link.AnyMessage, descriptor: int | None = None) -> None:
+        self.sent.append(message)
+
+    def close(self) -> None:
+        """Nobody is there."""
+
+
+class Spawner:
+    """Starts nothing."""
+
+    def unit(self, name: str) -> str:
+        return ""
+
+    async def start(self, name: str, ready: asyncio.Event) -> None:
+        raise AssertionError
+
+    async def stop(self, name: str) -> None:
+        raise AssertionError
+
+    async def close(self) -> None:
+        raise AssertionError
+
+
+class House:
+    """Containers, the workers of some of them, and the jobs."""
+
+    def __init__(self, **turns: int) -> None:
+        """For each container the turns that run there; -1 for no worker."""
+        self.registry = Registry(Spawner(), Tasks())
+        self.registry.configure(Configuration(containers={name: Entry() for name in turns}))
+        self.jobs = Jobs(self.registry, Context(logging.getLogger("test")))
+        self.workers = {name: self.link(name, turns=count) for name, count in turns.items() if count >= 0}
+        self.told: list[str] = []
+        self.jobs.on_new.append(lambda job: self._note("new", job))
+        self.jobs.on_progress.append(lambda job: self._note(f"{job.remaining} left", job))
+        self.jobs.on_ended.append(lambda job: self._note("ended", job))
+        self.jobs.on_removed.append(lambda job: self._note("removed", job))
+
+    def _note(self, what: str, job: Job) -> None:
+        self.told.append(f"{job.id}: {what}")
+
+    def link(self, name: str, *, turns: int = 0, state: str = "serving") -> Wire:
+        wire, snapshot = Wire(), link.Snapshot(state=state, turns=turns)
+        hello = link.Hello(version=1, pid=5, code="0", container=name, snapshot=snapshot)
+        self.jobs.worker_linked(self.registry.attach(name, WorkerEnd(wire, hello)))  # type: ignore[arg-type]
+        return wire
+
+    def drained(self) -> list[str]:
+        return [each.name for each in self.registry if each.drained]
+
+    def progress(self, job: Job, name: str, remaining: int, *drained: str) -> None:
+        message = link.Progress(job=job.id, remaining=remaining, drained=list(drained))
+        self.jobs.progress(self.registry.get(name), message)
+
+    def ended(self, job: Job, name: str, result: str = "done", *drained: str) -> None:
+        message = link.Ended(job=job.id, result=result, drained=list(drained))
+        self.jobs.ended(self.registry.get(name), message)
+
+    def lose(self, name: str) -> None:
+        container = self.registry.get(name)
+        assert container.worker is not None
+        self.registry.detach(container, container.worker)
+        self.jobs.worker_gone(container)
+
+
+# Draining
+
+
+def test_a_drain_is_passed_on_and_ends_with_the_worker() -> None:
+    async def test() -> None:
+        house = House(box=2, other=1)
+        job = house.jobs.drain("box", MINUTE)
+        assert house.workers["box"].sent == [link.Drain(job=job.id, timeout=MINUTE)]
+        assert house.workers["other"].sent == []
+        assert (job.state, job.remaining, job.drained, house.drained()) == ("running", 2, [], ["box"])
+        house.progress(job, "box", 1, "a")
+        assert (job.remaining, job.drained) == (1, ["a"])
+        house.ended(job, "box", "done", "a", "b")
+        assert (job.state, job.remaining, job.drained) == ("done", 0, ["a", "b"])
+        assert job.ended.is_set()
+        assert house.told == ["1: new", "1: 1 left", "1: 0 left", "1: ended"]
+
+    run(test())
+
+
+def test_draining_everything_ends_with_the_last_worker() -> None:
+    async def test() -> None:
+        house = House(a=1, b=2, idle=-1)
+        job = house.jobs.drain(ALL, MINUTE)
+        assert (house.drained(), house.jobs.all_drained, job.remaining) == (["a", "b", "idle"], True, 3)
+        house.ended(job, "a", "done", "s1")
+        assert (job.state, job.remaining) == ("running", 2)
+        house.ended(job, "b", "done", "s2")
+        assert (job.state, job.drained) == ("done", ["s1", "s2"])
+
+    run(test())
+
+
+@pytest.mark.parametrize(
+    ("results", "state"),
+    [
+        (["done", "done"], "done"),
+        (["done", "timeout"], "timeout"),
+        (["timeout", "done"], "timeout"),
+        (["timeout", "gone"], "failed"),
+        (["gone", "done"], "failed"),
+    ],
+)
+def test_the_worst_result_is_the_jobs(results: list[str], state: str) -> None:
+    async def test() -> None:
+        house = House(a=1, b=1)
+        job = house.jobs.drain(ALL, MINUTE)
+        for name, result in zip("ab", results, strict=True):
+            house.lose(name) if result == "gone" else house.ended(job, name, result)
+        assert (job.state, job.remaining) == (state, 0)
+
+    run(test())
+
+
+@pytest.mark.parametrize("target", ["box", ALL])
+def test_where_no_worker_runs_a_drain_is_done_at_once(target: str) -> None:
+    async def test() -> None:
+        house = House(box=-1)
+        job = house.jobs.drain(target, MINUTE)
+        assert (job.state, house.registry.get("box").state) == ("done", "drained")
+        assert house.told == ["1: new", "1: 0 left", "1: ended"]
+
+    run(test())
+
+
+@pytest.mark.parametrize("target", ["box", ALL])
+def test_the_same_drain_again_joins_the_first(target: str) -> None:
+    async def test() -> None:
+        house = House(box=1)
+        job = house.jobs.drain(target, MINUTE)
+        assert house.jobs.drain(target, 5.0) is job
+        assert len(house.workers["box"].sent) == 1
+        house.ended(job, "box")
+        assert house.jobs.drain(target, MINUTE) is not job
+
+    run(test())
+
+
+@pytest.mark.parametrize("timeout", [0.0, -1.0, math.nan, math.inf, 7 * 86400 + 1.0])
+def test_a_timeout_that_makes_no_sense_is_refused_and_nothing_happens(timeout: float) -> None:
+    async def test() -> None:
+        house = House(box=1)
+        with pytest.raises(errors.InvalidArgs):
+            house.jobs.drain("box", timeout)
+        assert (list(house.jobs), house.drained(), house.workers["box"].sent) == ([], [], [])
+
+    run(test())
+
+
+def test_what_does_not_exist_cannot_be_drained_or_undrained() -> None:
+    async def test() -> None:
+        house = House(box=1)
+        for order in (lambda: house.jobs.drain("bxo", MINUTE), lambda: house.jobs.undrain("bxo")):
+            with pytest.raises(errors.NoSuchContainer, match="bxo"):
+                order()
+        assert list(house.jobs) == []
+
+    run(test())
+
+
+def test_the_deadline_is_told_in_the_time_of_the_calendar() -> None:
+    async def test() -> None:
+        before = time.time()
+        job = House(box=1).jobs.drain("box", MINUTE)
+        assert before + MINUTE <= job.deadline_usec / 1e6 + 1e-5 <= time.time() + MINUTE + 1e-5
+
+    run(test())
+
+
+# Workers that come and go
+
+
+def test_a_worker_that_comes_later_learns_that_everything_is_drained() -> None:
+    async def test() -> None:
+        house = House(box=0)
+        house.ended(house.jobs.drain(ALL, MINUTE), "box")
+        late = house.link("late")
+        assert late.sent == [link.Drain(job=0, timeout=0.0)]
+        assert house.drained() == ["box", "late"]
+
+    run(test())
+
+
+@pytest.mark.parametrize("state", ["draining", "drained"])
+def test_one_that_drains_already_is_not_told_again(state: str) -> None:
+    async def test() -> None:
+        house = House(box=-1)
+        house.jobs.drain(ALL, MINUTE)
+        assert house.link("box", state=state).sent == []
+
+    run(test())
+
+
+def test_a_worker_nobody_drains_is_told_nothing() -> None:
+    async def test() -> None:
+        assert House().link("box").sent == []
+
+    run(test())
+
+
+def test_a_worker_that_is_lost_fails_its_part_once() -> None:
+    async def test() -> None:
+        house = House(a=3, b=1)
+        job, other = house.jobs.drain("a", MINUTE), house.jobs.drain("b", MINUTE)
+        house.lose("a")
+        house.jobs.worker_gone(house.registry.get("a"))
+        assert (job.state, job.remaining, other.state) == ("failed", 0, "running")
+        assert house.told.count("1: ended") == 1
+
+    run(test())
+
+
+def test_a_worker_that_leaves_after_its_end_fails_nothing() -> None:
+    async def test() -> None:
+        house = House(a=1, b=1)
+        job = house.jobs.drain(ALL, MINUTE)
+        house.ended(job, "a")
+        house.lose("a")
+        house.ended(job, "b")
+        assert job.state == "done"
+
+    run(test())
+
+
+def test_reports_on_jobs_or_from_workers_that_have_no_part_change_nothing() -> None:
+    async def test() -> None:
+        house = House(box=1, other=1)
+        job = house.jobs.drain("box", MINUTE)
+        house.progress(job, "other", 7, "x")
+        house.ended(job, "other", "timeout")
+        house.jobs.ended(house.registry.get("box"), link.Ended(job=99, result="done", drained=[]))
+        assert (job.state, job.remaining, job.drained) == ("running", 1, [])
+
+    run(test())
+
+
+# Undoing
+
+
+@pytest.mark.parametrize("target", ["box", ALL])
+def test_undraining_lets_work_begin_again_and_cancels_the_job(target: str) -> None:
+    async def test() -> None:
+        house = House(box=1)
+        job = house.jobs.drain(target, MINUTE)
+        house.jobs.undrain(target)
+        assert (job.state, house.drained(), house.jobs.all_drained) == ("canceled", [], False)
+        assert house.workers["box"].sent[1:] == [link.Undrain()]
+        house.ended(job, "box")  # it was under way
+        assert job.state == "canceled"
+
+    run(test())
+
+
+def test_undraining_everything_undrains_also_what_was_drained_alone() -> None:
+    async def test() -> None:
+        house = House(a=1, b=1)
+        job = house.jobs.drain("a", MINUTE)
+        house.jobs.undrain(ALL)
+        assert (job.state, house.drained()) == ("canceled", [])
+
+    run(test())
+
+
+def test_undraining_one_leaves_another_as_it_is() -> None:
+    async def test() -> None:
+        house = House(a=1, b=1)
+        mine, other = house.jobs.drain("a", MINUTE), house.jobs.drain("b", MINUTE)
+        house.jobs.undrain("a")
+        assert (mine.state, other.state, house.drained()) == ("canceled", "running", ["b"])
+        assert house.workers["b"].sent == [link.Drain(job=other.id, timeout=MINUTE)]
+
+    run(test())
+
+
+@pytest.mark.parametrize("target", ["box", ALL])
+def test_what_is_not_drained_cannot_be_undrained(target: str) -> None:
+    async def test() -> None:
+        house = House(box=1, idle=-1)
+        with pytest.raises(errors.NotDraining):
+            house.jobs.undrain(target)
+        assert house.workers["box"].sent == []
+
+    run(test())
+
+
+def test_everything_can_be_undrained_where_there_is_nothing() -> None:
+    async def test() -> None:
+        house = House()
+        house.jobs.drain(ALL, MINUTE)
+        house.jobs.undrain(ALL)
+        assert not house.jobs.all_drained
+
+    run(test())
+
+
+def test_a_job_can_be_cancelled_and_then_no_more() -> None:
+    async def test() -> None:
+        house = House(box=1)
+        job = house.jobs.drain("box", MINUTE)
+        house.jobs.cancel(job)
+        house.jobs.cancel(job)
+        assert (job.state, house.drained(), house.told.count("1: ended")) == ("canceled", [], 1)
+
+    run(test())
+
+
+def test_cancelling_what_is_done_undoes_nothing() -> None:
+    async def test() -> None:
+        house = House(box=1)
+        job = house.jobs.drain("box", MINUTE)
+        house.ended(job, "box")
+        house.jobs.cancel(job)
+        assert (job.state, house.drained()) == ("done", ["box"])
+
+    run(test())
+
+
+def test_every_order_tells_that_what_is_drained_has_changed() -> None:
+    async def test() -> None:
+        house, seen = House(box=1), list[bool]()
+        house.jobs.on_drained.append(lambda: seen.append(house.jobs.all_drained))
+        house.jobs.drain("box", MINUTE)
+        house.jobs.drain(ALL, MINUTE)
+        house.jobs.undrain(ALL)
+        assert seen == [False, True, False]
+
+    run(test())
+
+
+# Time
+
+
+def test_a_worker_that_never_answers_does_not_keep_a_job_for_ever() -> None:
+    async def test() -> None:
+        house = House(box=1)
+        job = house.jobs.drain("box", MINUTE)
+        await skip(MINUTE + GRACE_SEC - 1)
+        assert job.state == "running"
+        await skip(1)
+        assert (job.state, job.ended.is_set(), house.drained()) == ("timeout", True, ["box"])
+        house.ended(job, "box")
+        assert job.state == "timeout"
+
+    run(test())
+
+
+def test_a_job_that_ended_is_not_overdue() -> None:
+    async def test() -> None:
+        house = House(box=1)
+        job = house.jobs.drain("box", 1.0)
+        house.ended(job, "box")
+        await skip(1 + GRACE_SEC)
+        assert (job.state, house.told.count("1: ended")) == ("done", 1)
+
+    run(test())
+
+
+def test_a_result_can_be_read_for_a_while() -> None:
+    async def test() -> None:
+        house = House(box=-1)
+        job = house.jobs.drain("box", MINUTE)
+        await skip(LINGER_SEC - 1)
+        assert house.jobs.get(job.id) is job
+        assert list(house.jobs) == [job]
+        await skip(1)
+        assert house.told[-1] == "1: removed"
+        with pytest.raises(errors.NoSuchJob, match=f"no job {job.id}"):
+            house.jobs.get(job.id)
+        await settle()
+        assert list(house.jobs) == []
+
+    run(test())

@@ -1,0 +1,413 @@
+# SPDX-License-Identifier: Apache-2.0
+
+import asyncio
+
+import pytest
+
+from agentd import errors, link
+from agentd.config import Configuration
+from agentd.config import Container as Entry
+from agentd.errors import AgentdError, WorkerFailed
+from agentd.manager.container import Container, WorkerEnd
+from agentd.manager.registry import LAST_WORDS_SEC, LISTING_SEC, Registry
+from agentd.tasks import Tasks
+from unit.loop import run, settle, skip
+
+
+class Wire:
+    """A worker's link, which only can be closed."""
+
+    def __init__(self) -> None:
+        self.closed = False
+
+    def close(self) -> None:
+        self.closed = True
+
+
+class Spawner:
+    """Starts wait until `go` is called, and then fail with `error`, or for None report ready."""
+
+    def __init__(self) -> None:
+        self.started: list[str] = []
+        self.stopped: list[str] = []
+        self._gate = asyncio.Event()
+        self._error: AgentdError | None = None
+
+    def unit(self, name: str) -> str:
+        return f"agentd@{name}.service"
+
+    async def start(self, name: str, ready: asyncio.Event) -> None:
+        self.started.append(name)
+        await self._gate.wait()
+        self._gate.clear()
+        if self._error is not None:
+            raise self._error
+        await ready.wait()
+
+    async def stop(self, name: str) -> None:
+        self.stopped.append(name)
+
+    async def close(self) -> None:
+        """Nothing to end."""
+
+    def go(self, error: AgentdError | None = None) -> None:
+        self._error = error
+        self._gate.set()
+
+
+class House:
+    """A registry, and all it tells of."""
+
+    def __init__(self) -> None:
+        self.spawner, self.tasks = Spawner(), Tasks()
+        self.registry = Registry(self.spawner, self.tasks)
+        self.told: list[str] = []
+        self.registry.on_new.append(lambda each: self.told.append(f"new {each.name}"))
+        self.registry.on_removed.append(lambda each: self.told.append(f"removed {each.name}"))
+        self.registry.on_change.append(lambda each: self.told.append(f"{each.name} {each.state}"))
+
+    def names(self) -> list[str]:
+        return [each.name for each in self.registry]
+
+    def box(self) -> Container:
+        return self.registry.get("box")
+
+    def see(
+        self, name: str = "box", *, running: bool = True, runtime: str = "podman", pid: int = 7
+    ) -> Container:
+        info = link.ContainerInfo(name=name, runtime=runtime, running=running, pid=pid)
+        self.registry.seen(info)
+        return self.registry.get(name)
+
+    def configure(self, *names: str) -> None:
+        self.registry.configure(Configuration(containers={name: Entry() for name in names}))
+
+    def link(self, name: str = "box", state: str = "serving") -> WorkerEnd:
+        hello = link.Hello(version=1, pid=5, code="0", container=name, snapshot=link.Snapshot(state=state))
+        worker = WorkerEnd(Wire(), hello)  # type: ignore[arg-type]
+        self.registry.attach(name, worker)
+        return worker
+
+    def ask(self, container: Container) -> "asyncio.Task[WorkerEnd]":
+        return asyncio.ensure_future(self.registry.worker_of(container))
+
+
+def failure(task: "asyncio.Task[WorkerEnd]") -> AgentdError:
+    error = task.exception()
+    assert isinstance(error, AgentdError)
+    return error
+
+
+def everything(name: str) -> bool:
+    return True
+
+
+# What is known
+
+
+def test_what_the_watcher_sees_is_there_until_it_is_gone() -> None:
+    async def test() -> None:
+        house = House()
+        house.see()
+        house.see(running=False)
+        house.registry.gone("box", "podman")
+        assert house.told == ["new box", "box idle", "box stopped", "removed box"]
+        assert (house.names(), len(house.registry)) == ([], 0)
+
+    run(test())
+
+
+def test_one_runtime_cannot_take_away_anothers_container() -> None:
+    async def test() -> None:
+        house = House()
+        house.see()
+        house.registry.gone("box", "docker")
+        house.registry.gone("stranger", "podman")
+        assert house.names() == ["box"]
+
+    run(test())
+
+
+def test_what_is_configured_is_known_whatever_the_watcher_says() -> None:
+    async def test() -> None:
+        house = House()
+        house.configure("box", "other")
+        house.see()
+        house.registry.gone("box", "podman")
+        assert house.names() == ["box", "other"]
+        house.configure("other")
+        assert house.names() == ["other"]
+
+    run(test())
+
+
+def test_what_opts_out_of_the_configuration_stays_while_it_is_seen() -> None:
+    async def test() -> None:
+        house = House()
+        house.configure("box")
+        house.see()
+        house.configure()
+        assert house.names() == ["box"]
+        house.registry.gone("box", "podman")
+        assert house.names() == []
+
+    run(test())
+
+
+def test_one_with_a_worker_is_known_until_that_has_left() -> None:
+    async def test() -> None:
+        house = House()
+        worker = house.link()
+        house.registry.gone("box", "podman")
+        assert house.names() == ["box"]
+        house.registry.detach(house.box(), worker)
+        assert house.names() == []
+
+    run(test())
+
+
+def test_one_that_is_being_started_is_known_until_that_has_failed() -> None:
+    async def test() -> None:
+        house = House()
+        asked = house.ask(house.see())
+        await settle()
+        house.registry.gone("box", "podman")
+        assert house.names() == ["box"]
+        house.spawner.go(WorkerFailed("no"))
+        await asyncio.wait([asked])
+        assert (failure(asked).reason, house.names()) == ("worker_failed", [])
+
+    run(test())
+
+
+def test_a_name_that_nobody_has_is_an_error() -> None:
+    async def test() -> None:
+        with pytest.raises(errors.NoSuchContainer, match="box"):
+            House().box()
+
+    run(test())
+
+
+# Choosing
+
+
+def test_a_connection_gets_the_container_it_names() -> None:
+    async def test() -> None:
+        house = House()
+        house.configure("a", "b")
+        assert house.registry.choose("b", everything).name == "b"
+        with pytest.raises(errors.NoSuchContainer) as caught:
+            house.registry.choose("c", lambda name: name == "a")
+        assert caught.value.data == {"container": "c", "containers": ["a"]}
+
+    run(test())
+
+
+@pytest.mark.parametrize(
+    ("allowed", "chosen"),
+    [("a", "a"), ("ab", errors.AmbiguousContainer), ("", errors.NoSuchContainer)],
+)
+def test_one_that_names_none_gets_the_only_one_it_may_use(
+    allowed: str, chosen: str | type[AgentdError]
+) -> None:
+    async def test() -> None:
+        house = House()
+        house.configure("a", "b", "c")
+        if isinstance(chosen, str):
+            assert house.registry.choose("", lambda name: name in allowed).name == chosen
+            return
+        with pytest.raises(chosen) as caught:
+            house.registry.choose("", lambda name: name in allowed)
+        assert caught.value.data == {"containers": list(allowed)}
+
+    run(test())
+
+
+def test_a_name_not_known_yet_waits_for_the_watchers_list() -> None:
+    async def test() -> None:
+        house = House()
+        found = asyncio.ensure_future(house.registry.find("box", everything))
+        await settle()
+        assert not found.done()
+        box = house.see()
+        house.registry.complete.set()
+        assert await found is box
+        with pytest.raises(errors.NoSuchContainer):
+            await house.registry.find("other", everything)
+
+    run(test())
+
+
+def test_without_a_watcher_that_wait_has_an_end() -> None:
+    async def test() -> None:
+        house = House()
+        house.configure("box")
+        assert (await house.registry.find("box", everything)).name == "box"
+        found = asyncio.ensure_future(house.registry.find("other", everything))
+        await settle()
+        await skip(LISTING_SEC)
+        with pytest.raises(errors.NoSuchContainer):
+            await found
+
+    run(test())
+
+
+# Workers
+
+
+def test_a_worker_that_is_there_is_taken() -> None:
+    async def test() -> None:
+        house = House()
+        worker = house.link()
+        assert await house.registry.worker_of(house.box()) is worker
+        assert house.spawner.started == []
+
+    run(test())
+
+
+def test_one_start_serves_all_who_ask() -> None:
+    async def test() -> None:
+        house = House()
+        box = house.see()
+        asked = [house.ask(box) for _ in range(3)]
+        await settle()
+        assert (house.spawner.started, box.state) == (["box"], "starting")
+        house.spawner.go()
+        worker = house.link()
+        assert await asyncio.gather(*asked) == [worker] * 3
+        assert (house.spawner.started, box.state) == (["box"], "serving")
+
+    run(test())
+
+
+def test_a_worker_that_is_starting_is_waited_for() -> None:
+    async def test() -> None:
+        house = House()
+        box = house.see()
+        worker = house.link(state="starting")
+        asked = house.ask(box)
+        house.spawner.go()
+        await settle()
+        assert not asked.done()
+        box.told(link.Snapshot(state="serving"))
+        assert await asked is worker
+
+    run(test())
+
+
+def test_who_gives_up_does_not_end_the_start_for_the_others() -> None:
+    async def test() -> None:
+        house = House()
+        box = house.see()
+        impatient, patient = house.ask(box), house.ask(box)
+        await settle()
+        impatient.cancel()
+        await settle()
+        house.spawner.go()
+        worker = house.link()
+        assert await patient is worker
+
+    run(test())
+
+
+def test_a_start_that_fails_fails_for_all_and_is_not_remembered() -> None:
+    async def test() -> None:
+        house = House()
+        box = house.see()
+        asked = [house.ask(box) for _ in range(2)]
+        await settle()
+        house.spawner.go(WorkerFailed("first"))
+        await asyncio.wait(asked)
+        assert [failure(each).message for each in asked] == ["first", "first"]
+        assert (box.state, box.start) == ("failed", None)
+        again = house.ask(box)
+        await settle()
+        assert (house.spawner.started, box.state) == (["box", "box"], "starting")
+        house.spawner.go()
+        assert house.link() is await again
+
+    run(test())
+
+
+def test_a_workers_own_reason_counts_more_than_its_exit() -> None:
+    async def test() -> None:
+        house = House()
+        box = house.see()
+        asked = house.ask(box)
+        await settle()
+        worker = house.link(state="starting")
+        house.spawner.go(WorkerFailed("it ended with status 69"))
+        await settle()
+        assert not asked.done()
+        box.failure = errors.EngineFailed("podman is on fire")
+        house.registry.detach(box, worker)
+        await asyncio.wait([asked])
+        assert failure(asked).message == "podman is on fire"
+
+    run(test())
+
+
+def test_a_worker_without_last_words_is_not_waited_for_long() -> None:
+    async def test() -> None:
+        house = House()
+        asked = house.ask(house.see())
+        await settle()
+        worker = house.link(state="starting")
+        house.spawner.go(WorkerFailed("it ended"))
+        await settle()
+        assert not asked.done()
+        house.box().worker = None  # its link is gone, but nobody has said so
+        await skip(LAST_WORDS_SEC)
+        await asyncio.wait([asked])
+        assert failure(asked).message == "it ended"
+        assert worker.snapshot.state == "starting"
+
+    run(test())
+
+
+def test_no_worker_is_started_for_a_container_that_does_not_run() -> None:
+    async def test() -> None:
+        house = House()
+        with pytest.raises(errors.NotRunning, match="box is not running"):
+            await house.registry.worker_of(house.see(running=False))
+        assert house.spawner.started == []
+
+    run(test())
+
+
+def test_a_worker_that_leaves_at_once_is_a_failure() -> None:
+    async def test() -> None:
+        house = House()
+        box = house.see()
+        asked = house.ask(box)
+        await settle()
+        house.spawner.go()
+        house.registry.detach(box, house.link())
+        box.ready.set()  # as it was for a moment
+        await asyncio.wait([asked])
+        assert failure(asked).message == "the worker of box left at once"
+
+    run(test())
+
+
+def test_a_newer_worker_replaces_an_older_one() -> None:
+    async def test() -> None:
+        house = House()
+        house.configure("box")
+        old, new = house.link(), house.link()
+        assert isinstance(old.link, Wire)
+        assert (old.link.closed, house.box().worker) == (True, new)
+        house.registry.detach(house.box(), old)  # the old one's end comes late
+        assert house.box().worker is new
+
+    run(test())
+
+
+def test_stopping_a_worker_is_the_spawners_business() -> None:
+    async def test() -> None:
+        house = House()
+        await house.registry.stop_worker(house.see())
+        assert house.spawner.stopped == ["box"]
+        assert house.registry.unit(house.box()) == "agentd@box.service"
+
+    run(test())
