@@ -4,18 +4,15 @@
 import asyncio
 import enum
 from collections import deque
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple, Protocol
 
 from agentd.acp import envelope, methods
 from agentd.errors import AgentdError, AgentTimeout, QueueFull
 from agentd.link import SessionInfo
 from agentd.log import Context
 from agentd.systemd.events import Event
-from agentd.worker.calls import Call
-
-if TYPE_CHECKING:
-    from agentd.worker.agent import Agent
-    from agentd.worker.client import Client
+from agentd.worker.agent import Agent
+from agentd.worker.calls import Asker, Call
 
 
 class State(enum.StrEnum):
@@ -25,10 +22,16 @@ class State(enum.StrEnum):
     CLOSED = "closed"
 
 
+class Prompter(Asker, Protocol):
+    """Whoever has sent a prompt."""
+
+    def send(self, frame: bytes) -> None: ...
+
+
 class Prompt(NamedTuple):
     """A session/prompt request as it came, and who wants its answer."""
 
-    client: "Client"
+    client: Prompter
     raw_id: bytes
     frame: bytes
 
@@ -37,7 +40,7 @@ class Session:
     """Prompts go to the agent one at a time, in order. Every way out of a turn ends in idle or closed."""
 
     def __init__(
-        self, session_id: str, agent: "Agent", log: Context, *, queue: int, cancel_sec: float
+        self, session_id: str, agent: Agent, log: Context, *, queue: int, cancel_sec: float
     ) -> None:
         self.id = session_id
         self._log = log.about(session=session_id)
@@ -81,7 +84,7 @@ class Session:
 
     # Ending turns early
 
-    def cancel(self, client: "Client | None", frame: bytes) -> None:
+    def cancel(self, client: Prompter | None, frame: bytes) -> None:
         """Pass session/cancel on; what this client has waiting here will not run either."""
         self.agent.notify(frame)
         self._cancel_queued(client)
@@ -96,7 +99,7 @@ class Session:
             prompt = self._queue.popleft()
             prompt.client.send(envelope.failure(prompt.raw_id, error))
 
-    def forget(self, client: "Client") -> None:
+    def forget(self, client: Prompter) -> None:
         """A client has gone: the prompts it has waiting are not started any more."""
         self._queue = deque(prompt for prompt in self._queue if prompt.client is not client)
 
@@ -106,7 +109,7 @@ class Session:
         self.state = State.CLOSED
         self.refuse_queued(error)
 
-    def _cancel_queued(self, client: "Client | None") -> None:
+    def _cancel_queued(self, client: Prompter | None) -> None:
         mine = [prompt for prompt in self._queue if client in (None, prompt.client)]
         self._queue = deque(prompt for prompt in self._queue if prompt not in mine)
         for prompt in mine:
