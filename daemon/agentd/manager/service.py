@@ -14,9 +14,9 @@ from agentd.bus import Bus
 from agentd.config import load
 from agentd.errors import AgentdError
 from agentd.lock import only_one
-from agentd.manager import private_bus
 from agentd.manager.bus.control import Control
 from agentd.manager.manager import Manager
+from agentd.manager.private_bus import PrivateBus
 from agentd.manager.sockets import EVERYBODY, FRONT_DOOR, LINK, OWNER_AND_GROUP, Inherited, take_or_bind
 from agentd.manager.spawner import ChildSpawner, Spawner, UnitSpawner
 from agentd.paths import Mode, Paths, prepare
@@ -59,14 +59,14 @@ class Service:
         if self._bus != "private":
             yield "" if self._bus == "none" else self._bus
             return
-        daemon = await private_bus.start(self._paths.bus, self._paths.bus_address)
+        bus = PrivateBus(self._paths)
+        await bus.start()
+        kept = self._tasks.start(bus.keep(), "private bus")
         try:
             yield self._paths.bus_address
         finally:
-            await daemon.stop(term=2, kill=2)
-            for leftover in (self._paths.bus, self._paths.bus + ".conf"):
-                with contextlib.suppress(FileNotFoundError):
-                    os.unlink(leftover)
+            kept.cancel()
+            await bus.stop()
 
     async def _serve(self, inherited: Inherited, address: str) -> None:
         bus = await Bus.connect(address) if address else None

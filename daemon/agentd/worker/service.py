@@ -67,7 +67,7 @@ class Worker:
         return 0
 
     def _claim(self) -> None:
-        """Raises AlreadyRunning where another worker lives: it may have lost its manager, not its clients."""
+        """Raises AlreadyRunning where another worker lives: its manager may be gone, its clients are not."""
         state = self._paths.container_state(self._name)
         make_directory(state, 0o700)
         only_one(os.path.join(state, "worker.lock"), f"a worker of {self._name}")
