@@ -6,6 +6,8 @@ import logging
 from collections.abc import Coroutine
 from typing import Any
 
+from agentd.errors import AgentdError
+
 log = logging.getLogger(__name__)
 
 
@@ -31,4 +33,5 @@ class Tasks:
     def _done(self, task: "asyncio.Task[Any]") -> None:
         self._running.discard(task)
         if not task.cancelled() and (exc := task.exception()):
-            log.error("%s failed: %s", task.get_name(), exc, exc_info=exc)
+            ours = isinstance(exc, AgentdError)  # says all there is to say
+            log.error("%s failed: %s", task.get_name(), exc, exc_info=None if ours else exc)

@@ -41,6 +41,7 @@ class Uplink:
         self._link: link.Link | None = None
         self._gone = asyncio.Event()
         self._refusal: AgentdError | None = None
+        self._refused = asyncio.Event()
         self._welcomed = asyncio.Event()
 
     async def run(self) -> None:
@@ -63,13 +64,15 @@ class Uplink:
             pause = min(2 * pause, LONGEST_PAUSE)
 
     async def first(self, news: asyncio.Event) -> None:
-        """Wait for something the manager says to everyone. Raises ManagerUnreachable."""
-        try:
-            await asyncio.wait_for(news.wait(), WELCOME_SEC)
-        except TimeoutError:
-            raise ManagerUnreachable(
-                f"no manager answers at {self._path}; is agentd.service running?"
-            ) from None
+        """Wait for something the manager says to everyone. Raises its refusal, or ManagerUnreachable."""
+        waits = [asyncio.ensure_future(each.wait()) for each in (news, self._refused)]
+        await asyncio.wait(waits, timeout=WELCOME_SEC, return_when=asyncio.FIRST_COMPLETED)
+        for each in waits:
+            each.cancel()
+        if self._refusal is not None:
+            raise self._refusal
+        if not news.is_set():
+            raise ManagerUnreachable(f"no manager answers at {self._path}; is agentd.service running?")
 
     def send(self, message: link.AnyMessage) -> None:
         if self._link is not None and self._welcomed.is_set():
@@ -100,6 +103,7 @@ class Uplink:
                 self._on_welcome()
         elif isinstance(message, link.Refused):
             self._refusal = revive(message.reason, message.message)
+            self._refused.set()
             self._gone.set()
         else:
             self._on_order(message, descriptor)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The machines of the end-to-end ring. AGENTD_TEST_SUITE chooses their Debian: trixie, unless it says."""
+"""The machines of the end-to-end ring. AGENTD_TEST_SUITE chooses their Debian, else both."""
 
 import os
 import shutil
@@ -27,12 +27,12 @@ def obstacle() -> str | None:
     return None
 
 
-@pytest.fixture(scope="session")
-def suite() -> str:
-    """The Debian release of this round."""
+@pytest.fixture(scope="session", params=os.environ.get("AGENTD_TEST_SUITE", "trixie bookworm").split())
+def suite(request: pytest.FixtureRequest) -> str:
+    """The Debian release of this round: 13 with systemd 257, then 12 with 252."""
     if (reason := obstacle()) is not None:
         pytest.skip(reason)
-    return os.environ.get("AGENTD_TEST_SUITE", "trixie")
+    return str(request.param)
 
 
 @pytest.fixture(scope="session")

@@ -124,8 +124,9 @@ class UnitJobs:
     async def _unit_by_pidfd(self, pid: int, pidfd: int) -> str:
         try:
             _, name, _ = await self._call("GetUnitByPIDFD", "h", pidfd)
-        except BusError as error:
-            if error.name != UNKNOWN_METHOD:
+        except (BusError, AccessDenied) as error:
+            # a system bus whose policy does not know the method says that it is denied
+            if isinstance(error, BusError) and error.name != UNKNOWN_METHOD:
                 raise
             self._knows_pidfds = False
             return await self.unit_of(pid, pidfd)
