@@ -10,6 +10,7 @@ import asyncio
 import logging
 import os
 import socket
+import struct
 from collections import deque
 from collections.abc import Callable
 from typing import Any
@@ -234,6 +235,7 @@ class Link:
         self._on_closed = on_closed
         self._queue: deque[tuple[bytes, int | None]] = deque()
         self._queued = 0
+        self._deaf = False
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(sock, self._readable)
         self._ended: asyncio.Future[None] = self._loop.create_future()
@@ -242,9 +244,13 @@ class Link:
 
     def send(self, message: AnyMessage, descriptor: int | None = None) -> None:
         """Queue a message, with a descriptor that is duplicated, so the caller's stays the caller's."""
-        if self.closed:
+        if self.closed or self._deaf:
             return
         data = _encode(message)
+        if len(data) > MESSAGE_BYTES:
+            log.error("link: a %s of %d bytes cannot be sent", type(message).__name__, len(data))
+            self.close()
+            return
         self._queue.append((data, None if descriptor is None else os.dup(descriptor)))
         self._queued += len(data)
         if self._queued > QUEUE_BYTES:
@@ -263,9 +269,10 @@ class Link:
                 return
             except OSError as exc:
                 log.debug("link: %s", exc)
-                self.close()
-                return
+                self._deaf = True  # the reader finds the end, after the peer's last words
+                break
             self._drop_first()
+        self._drop_all()
         self._loop.remove_writer(self._sock)
 
     def _drop_first(self) -> None:
@@ -274,26 +281,28 @@ class Link:
         if descriptor is not None:
             os.close(descriptor)
 
+    def _drop_all(self) -> None:
+        while self._queue:
+            self._drop_first()
+
     # Receiving
 
     def _readable(self) -> None:
         try:
-            data, descriptors, flags, _ = socket.recv_fds(
-                self._sock, MESSAGE_BYTES, 1, socket.MSG_CMSG_CLOEXEC
-            )
-        except BlockingIOError:
-            return
+            data, descriptor, flags = _receive(self._sock)
+        except (BlockingIOError, ConnectionResetError):
+            return  # a reset says that the peer left something unread, and comes before its last words
         except OSError as exc:
             log.debug("link: %s", exc)
             self.close()
             return
-        descriptor = descriptors[0] if descriptors else None
-        if not data:
-            self.close()
-        elif (message := _understood(data, flags)) is not None:
+        message = _understood(data, flags) if data else None
+        if message is not None:
             self._on_message(message, descriptor)
         elif descriptor is not None:
             os.close(descriptor)
+        if not data:
+            self.close()
 
     # Closing
 
@@ -311,10 +320,22 @@ class Link:
         self._ended.set_result(None)
         self._loop.remove_reader(self._sock)
         self._loop.remove_writer(self._sock)
-        while self._queue:
-            self._drop_first()
+        self._drop_all()
         self._sock.close()
         self._on_closed()
+
+
+def _receive(sock: socket.socket) -> tuple[bytes, int | None, int]:
+    """A message, its descriptor if any, and flags. Not socket.recv_fds, whose descriptors are inherited."""
+    room = socket.CMSG_LEN(struct.calcsize("i"))  # for one and no more: the kernel closes the others
+    data, ancillary, flags, _ = sock.recvmsg(MESSAGE_BYTES, room, socket.MSG_CMSG_CLOEXEC)
+    rights = [c for level, kind, c in ancillary if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS)]
+    return data, struct.unpack_from("i", rights[0])[0] if rights else None, flags
+
+
+def fits(message: AnyMessage) -> bool:
+    """Whether a message is short enough to be sent."""
+    return len(_encode(message)) <= MESSAGE_BYTES
 
 
 def _understood(data: bytes, flags: int) -> AnyMessage | None:

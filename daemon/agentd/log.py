@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Log lines that know what they are about, and never a secret."""
 
+import json
 import logging
 import re
 from collections.abc import Iterable, MutableMapping
@@ -22,10 +23,11 @@ class Context(logging.LoggerAdapter[logging.Logger]):
 
 
 class Redactor:
-    """Hides configured secrets, the longest first, so that one that contains another is hidden whole."""
+    """Hides secrets, plain and as JSON spells them; the longest first, so that none is left in part."""
 
     def __init__(self, secrets: Iterable[str]) -> None:
-        ordered = sorted(secrets, key=len, reverse=True)
+        spelled = {each for secret in secrets if secret for each in (secret, json.dumps(secret)[1:-1])}
+        ordered = sorted(spelled, key=len, reverse=True)
         self._pattern = re.compile("|".join(re.escape(each) for each in ordered)) if ordered else None
 
     def __call__(self, text: str) -> str:

@@ -2,11 +2,12 @@
 """The one place that starts processes: short commands with a deadline, and children watched by pidfd."""
 
 import asyncio
+import contextlib
 import os
 import signal
 import subprocess
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from agentd.errors import EngineFailed, EngineMissing
 
@@ -27,6 +28,10 @@ def agent_environment() -> dict[str, str]:
     return {k: v for k, v in os.environ.items() if k in AGENT_VARIABLES or k.startswith("LC_")}
 
 
+KILLED_SEC = 1.0
+"""What a killed command has to let go of its pipes."""
+
+
 class Output(NamedTuple):
     status: int
     stdout: bytes
@@ -42,20 +47,30 @@ async def run(argv: Sequence[str], *, deadline: float) -> Output:
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
             env=engine_environment(),
+            start_new_session=True,
         )
     except FileNotFoundError:
         raise EngineMissing(f"{argv[0]} is not installed, or not on the PATH of agentd") from None
     except OSError as exc:
         raise EngineFailed(f"{argv[0]} cannot be started: {exc.strerror}") from None
-    try:
-        stdout, stderr = await asyncio.wait_for(child.communicate(), deadline)
-    except TimeoutError:
-        raise EngineFailed(f"{' '.join(argv[:2])} gave no answer within {deadline:g} s") from None
-    finally:
-        if child.returncode is None:
-            child.kill()
-            await child.wait()
+    talk = asyncio.ensure_future(child.communicate())
+    await asyncio.wait((talk,), timeout=deadline)
+    if not talk.done():
+        await _give_up(child, talk)
+        raise EngineFailed(f"{' '.join(argv[:2])} gave no answer within {deadline:g} s")
+    stdout, stderr = talk.result()
     return Output(child.returncode or 0, stdout, stderr)
+
+
+async def _give_up(child: asyncio.subprocess.Process, talk: "asyncio.Future[Any]") -> None:
+    """Kill a command and all of its session; what has left that may keep its pipes, nobody waits for it."""
+    try:
+        os.killpg(child.pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass  # it ended just now
+    await asyncio.wait((talk,), timeout=KILLED_SEC)
+    talk.cancel()
+    await asyncio.gather(talk, return_exceptions=True)
 
 
 class Child:
@@ -136,17 +151,21 @@ def spawn_piped(
     argv: Sequence[str], *, env: Mapping[str, str], cwd: str | None = None
 ) -> tuple[Child, Pipes]:
     """Start a child with a pipe on each of its streams."""
-    theirs_in, ours_in = os.pipe()
-    ours_out, theirs_out = os.pipe()
-    ours_err, theirs_err = os.pipe()
-    pipes = Pipes(ours_in, ours_out, ours_err)
-    try:
-        return spawn(argv, env=env, cwd=cwd, stdin=theirs_in, stdout=theirs_out, stderr=theirs_err), pipes
-    except OSError:
-        close_all(pipes)
-        raise
-    finally:
-        close_all((theirs_in, theirs_out, theirs_err))
+    with contextlib.ExitStack() as ours, contextlib.ExitStack() as theirs:
+        read_in, write_in = _pipe(theirs, ours)
+        read_out, write_out = _pipe(ours, theirs)
+        read_err, write_err = _pipe(ours, theirs)
+        child = spawn(argv, env=env, cwd=cwd, stdin=read_in, stdout=write_out, stderr=write_err)
+        ours.pop_all()
+    return child, Pipes(write_in, read_out, read_err)
+
+
+def _pipe(readers: contextlib.ExitStack, writers: contextlib.ExitStack) -> tuple[int, int]:
+    """A pipe whose ends are closed with those they belong to."""
+    read, write = os.pipe()
+    readers.callback(os.close, read)
+    writers.callback(os.close, write)
+    return read, write
 
 
 def close_all(descriptors: Sequence[int]) -> None:

@@ -11,11 +11,16 @@ import asyncio
 import hashlib
 import os
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
 MARKER = "AGENTD_OWNER"
+KERNEL_THREAD = 0x00200000
+"""PF_KTHREAD, in the flags of /proc/PID/stat."""
+LOOKS, LOOK_AGAIN = 3, 0.001
+"""How often to look at an environment that is empty, and the seconds between."""
 RESCAN = 0.05
 """Seconds between two looks while a tree is being killed: it may fork as we look."""
 
@@ -66,25 +71,26 @@ async def end(owner: str, *, term: float, kill: float, pid_namespace: int | None
 
 
 async def _signal_and_wait(owner: str, number: int, patience: float, pid_namespace: int | None) -> None:
+    found = await asyncio.to_thread(_find_with_births, owner, pid_namespace)
     with ExitStack() as stack:
-        pidfds = await asyncio.to_thread(_open_tree, owner, pid_namespace, stack)
+        pidfds = [fd for pid, born in found if (fd := _open_checked(pid, born, stack)) is not None]
         for pidfd in pidfds:
             _send(pidfd, number)
         await _all_ended(pidfds, patience)
 
 
-def _open_tree(owner: str, pid_namespace: int | None, stack: ExitStack) -> list[int]:
-    pidfds = []
-    for pid in find(owner, pid_namespace=pid_namespace):
-        born = start_time(pid)
-        try:
-            pidfd = os.pidfd_open(pid)
-        except OSError:
-            continue  # it ended meanwhile
-        stack.callback(os.close, pidfd)
-        if born is not None and start_time(pid) == born:
-            pidfds.append(pidfd)
-    return pidfds
+def _find_with_births(owner: str, pid_namespace: int | None) -> list[tuple[int, float | None]]:
+    return [(pid, start_time(pid)) for pid in find(owner, pid_namespace=pid_namespace)]
+
+
+def _open_checked(pid: int, born: float | None, stack: ExitStack) -> int | None:
+    """A pidfd on the process that was found, None where it has ended."""
+    try:
+        pidfd = os.pidfd_open(pid)
+    except OSError:
+        return None
+    stack.callback(os.close, pidfd)
+    return pidfd if born is not None and start_time(pid) == born else None
 
 
 def _send(pidfd: int, number: int) -> None:
@@ -99,10 +105,12 @@ async def _all_ended(pidfds: list[int], patience: float) -> None:
     waiting = {pidfd: loop.create_future() for pidfd in pidfds}
     for pidfd, ended in waiting.items():
         loop.add_reader(pidfd, _ended, loop, pidfd, ended)
-    if waiting:
-        await asyncio.wait(waiting.values(), timeout=patience)
-    for pidfd in waiting:
-        loop.remove_reader(pidfd)
+    try:
+        if waiting:
+            await asyncio.wait(waiting.values(), timeout=patience)
+    finally:
+        for pidfd in waiting:
+            loop.remove_reader(pidfd)
 
 
 def _ended(loop: asyncio.AbstractEventLoop, pidfd: int, ended: "asyncio.Future[None]") -> None:
@@ -119,12 +127,29 @@ def _pids() -> Iterator[int]:
 
 
 def _is_marked(pid: int, owner: str) -> bool:
-    try:
-        environment = Path(f"/proc/{pid}/environ").read_bytes()
-    except OSError:
-        return False  # gone, or another user's: then it is not ours
     wanted = f"{MARKER}={owner}".encode()
-    return any(entry == wanted or entry.startswith(wanted + b"/") for entry in environment.split(b"\0"))
+    return any(
+        entry == wanted or entry.startswith(wanted + b"/") for entry in _environment(pid).split(b"\0")
+    )
+
+
+def _environment(pid: int) -> bytes:
+    """b"" for a process that has none, has gone, or is another user's, and so not ours."""
+    for _ in range(LOOKS):
+        try:
+            environment = Path(f"/proc/{pid}/environ").read_bytes()
+        except OSError:
+            return b""
+        if environment or not _may_be_in_exec(pid):
+            return environment
+        time.sleep(LOOK_AGAIN)
+    return b""
+
+
+def _may_be_in_exec(pid: int) -> bool:
+    """In the middle of an exec there is no environment; zombies and the kernel's threads never have one."""
+    fields = _stat(pid)
+    return bool(fields) and fields[0] not in (b"Z", b"X") and not int(fields[6]) & KERNEL_THREAD
 
 
 def _parent(pid: int) -> int:

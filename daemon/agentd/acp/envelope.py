@@ -86,17 +86,19 @@ def decode(frame: bytes) -> Envelope:
         return _decode_loosely(frame)
     except msgspec.DecodeError as exc:
         raise ParseError(f"not a JSON message: {exc}") from None
+    except RecursionError:
+        raise ParseError("not a JSON message: nested too deeply") from None
 
 
 def decode_block(block: bytes) -> list[Envelope] | None:
     """Decode a block of newline-ended frames in one go, or None where any of them needs a closer look."""
     try:
         messages = _strict.decode_lines(block)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
-    # decode_lines takes "{}{}" for two messages: every line must hold one, and not more
+    # decode_lines takes "{}{}" for two messages, and one on two lines for one: every line must be an object
     lines = block.count(b"\n")
-    alike = block.startswith(b"{") and block.count(b"\n{") == lines - 1
+    alike = block.startswith(b"{") and block.count(b"\n{") == lines - 1 and block.count(b"}\n") == lines
     return messages if alike and len(messages) == lines else None
 
 
@@ -111,6 +113,8 @@ def _decode_loosely(frame: bytes) -> Envelope:
         raise InvalidRequest(f"not a JSON-RPC message: {exc}") from None
     except msgspec.DecodeError as exc:
         raise ParseError(f"not a JSON message: {exc}") from None
+    except RecursionError:
+        raise ParseError("not a JSON message: nested too deeply") from None
     return Envelope(loose.id, loose.method, UNSET, loose.result, loose.error)
 
 
@@ -126,7 +130,7 @@ def members(frame: bytes | Raw) -> dict[str, Raw]:
     """The members of a JSON object, each still as its own bytes; {} for what is not an object."""
     try:
         return _members.decode(frame)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return {}
 
 
@@ -134,7 +138,7 @@ def text(raw: Raw | None) -> str | None:
     """A raw member as a string, or None where it is anything else."""
     try:
         return None if raw is None else msgspec.json.decode(raw, type=str)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
 
 

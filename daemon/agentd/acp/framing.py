@@ -11,7 +11,7 @@ EDGE = 4096
 _STRING = rb'"(?:[^"\\]|\\.)*"'
 _SCALAR = rb"(?:" + _STRING + rb"|-?\d+|true|false|null)"
 _MEMBER = re.compile(rb"\s*[{,]\s*(" + _STRING + rb")\s*:\s*(" + _SCALAR + rb")(?=\s*[,}])")
-_LAST_ID = re.compile(rb'"id"\s*:\s*(' + _SCALAR + rb")\s*\}\s*$")
+_LAST = re.compile(rb"((?:,\s*" + _STRING + rb"\s*:\s*" + _SCALAR + rb"\s*)+)\}\s*$")
 
 
 class Torn(NamedTuple):
@@ -27,7 +27,7 @@ class Framer:
     def __init__(self, limit: int, on_oversized: Callable[[Torn], None]) -> None:
         self.limit = limit
         self._on_oversized = on_oversized
-        self._carry: list[bytes] = []
+        self._carry = bytearray()
         self._size = 0
         self._head = b""
 
@@ -57,20 +57,19 @@ class Framer:
         return line + data[first:end]
 
     def _keep(self, data: bytes) -> None:
-        self._carry.append(data)
+        self._carry += data
         self._size += len(data)
         if self._size > self.limit + 1:  # the newline does not count
             self._shed()
 
     def _shed(self) -> None:
         """Forget the middle of a line that is too long, whatever more comes of it."""
-        joined = b"".join(self._carry)
-        self._head = self._head or joined[:EDGE]
-        self._carry = [joined[-EDGE:]]
+        self._head = self._head or bytes(self._carry[:EDGE])
+        self._carry = self._carry[-EDGE:]
 
     def _take(self) -> bytes:
-        line, head = b"".join(self._carry), self._head
-        self._carry, self._size, self._head = [], 0, b""
+        line, head = bytes(self._carry), self._head
+        self._carry, self._size, self._head = bytearray(), 0, b""
         if not head:
             return line
         self._on_oversized(torn(head, line))
@@ -88,12 +87,16 @@ class Framer:
 
 
 def torn(head: bytes, tail: bytes) -> Torn:
-    """Read the plain members a message begins with, and an id it ends with: all that is left of it."""
+    """Read the plain members a message begins and ends with: all that is left of it."""
+    members = _plain_members(head)
+    if last := _LAST.search(tail):
+        members |= _plain_members(last[1] + b"}")
+    return Torn(members.get(b'"id"'), b'"method"' not in members)
+
+
+def _plain_members(text: bytes) -> dict[bytes, bytes]:
     members, at = {}, 0
-    while found := _MEMBER.match(head, at):
+    while found := _MEMBER.match(text, at):
         members[found[1]] = found[2]
         at = found.end()
-    raw_id = members.get(b'"id"')
-    if raw_id is None and (last := _LAST_ID.search(tail)):
-        raw_id = last[1]
-    return Torn(raw_id, b'"method"' not in members)
+    return members

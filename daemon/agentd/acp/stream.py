@@ -3,7 +3,7 @@
 
 A `FrameStream` is used over one socket, or over two pipes (an agent's stdin and stdout). Whoever owns it is
 its `Sink` and gets whole lines in blocks. Writing never blocks and never drops: past `high_water` unsent
-bytes the sink is told to stop the flow, and told again when it has left.
+bytes the sink is told to stop the flow, and told again when half of it has left.
 """
 
 import asyncio
@@ -11,6 +11,7 @@ import logging
 import os
 import select
 import socket
+from collections.abc import Callable
 from typing import Protocol
 
 from agentd.acp import envelope
@@ -56,6 +57,7 @@ class FrameStream(asyncio.Protocol):
         self.at_end = False
         """Whether the other side has ended its writing."""
         self._holds: set[str] = set()
+        self._closing: Callable[[], None] | None = None
 
     # Opening
 
@@ -74,12 +76,14 @@ class FrameStream(asyncio.Protocol):
 
     def _attach(self, reader: asyncio.ReadTransport, writer: asyncio.WriteTransport) -> None:
         self._reader, self._writer = reader, writer
-        writer.set_write_buffer_limits(high=self._high_water)
+        writer.set_write_buffer_limits(high=self._high_water, low=self._high_water // 2)
         early, self._early = self._early, []
         for data in early:
             writer.write(data)
         if self._holds:
             reader.pause_reading()
+        if self._closing:
+            self._closing()
 
     # Reading
 
@@ -101,7 +105,7 @@ class FrameStream(asyncio.Protocol):
         """Stop reading while there is any reason to: the other side then blocks in its own writes."""
         before = bool(self._holds)
         (self._holds.add if held else self._holds.discard)(reason)
-        if before == bool(self._holds) or self._reader is None or self._reader.is_closing():
+        if before == bool(self._holds) or self._reader is None or self._reader.is_closing() or self.at_end:
             return
         if held:
             self._reader.pause_reading()
@@ -136,12 +140,16 @@ class FrameStream(asyncio.Protocol):
 
     def finish(self) -> None:
         """Close the writing side once all is sent: an agent's stdin, or the whole socket."""
-        if self._writer is not None:
+        if self._writer is None:
+            self._closing = self.finish  # as soon as there is something to close
+        else:
             self._writer.close()
 
     def abort(self) -> None:
         """Close at once; what is unsent is lost."""
-        if self._writer is not None and self._writer in self._open:
+        if self._writer is None:
+            self._closing = self.abort
+        elif self._writer in self._open:
             self._writer.abort()
         if self._reader is not None and self._reader in self._open:
             self._reader.close()

@@ -30,8 +30,8 @@ class Peer(NamedTuple):
 
 def peer_of(sock: socket.socket, *, with_pidfd: bool = False) -> Peer:
     """Raises OSError where the peer has gone already. The pidfd is the caller's to close."""
-    credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
-    pid, uid, gid = struct.unpack("3i", credentials)
+    credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("iII"))
+    pid, uid, gid = struct.unpack("iII", credentials)
     return Peer(pid, uid, frozenset((gid, *_more_groups(sock))), _pidfd(sock) if with_pidfd else -1)
 
 
@@ -76,7 +76,7 @@ def _uids(names: Iterable[str]) -> set[int]:
     found = set()
     for name in names:
         with contextlib.suppress(KeyError):
-            found.add(int(name) if name.isdigit() else pwd.getpwnam(name).pw_uid)
+            found.add(int(name) if name.isdecimal() else pwd.getpwnam(name).pw_uid)
     return found
 
 
@@ -84,5 +84,5 @@ def _gids(names: Iterable[str]) -> set[int]:
     found = set()
     for name in names:
         with contextlib.suppress(KeyError):
-            found.add(int(name) if name.isdigit() else grp.getgrnam(name).gr_gid)
+            found.add(int(name) if name.isdecimal() else grp.getgrnam(name).gr_gid)
     return found

@@ -18,6 +18,10 @@ class State(enum.StrEnum):
     FAILED = "failed"
 
 
+KNOWN = {state.value: state for state in State}
+"""A newer worker may have states that an older manager has not."""
+
+
 class WorkerEnd:
     """A worker that has said Hello: its link, and the last it told of itself."""
 
@@ -47,7 +51,7 @@ class Container:
     @property
     def state(self) -> State:
         if self.worker is not None:
-            return State(self.worker.snapshot.state)
+            return KNOWN.get(self.worker.snapshot.state, State.SERVING)
         if self.start is not None:
             return State.STARTING
         if self.stopped:
@@ -79,7 +83,7 @@ class Container:
 
     def attach(self, worker: WorkerEnd) -> None:
         self.worker, self.failure = worker, None
-        self.drained = worker.snapshot.state in (State.DRAINING, State.DRAINED)
+        self.drained = self.drained or worker.snapshot.state in (State.DRAINING, State.DRAINED)
         self.unlinked.clear()
         self.told(worker.snapshot)
 

@@ -96,10 +96,11 @@ class FrontDoor:
     async def _serve(self, sock: socket.socket, peer: Peer, container: str) -> None:
         raw_id = envelope.NULL
         try:
-            line, rest = await self._first_line(sock, peer)
-            if not line:
+            read = await self._first_line(sock, peer)
+            if read is None:
                 sock.close()
                 return
+            line, rest = read
             raw_id = envelope.first_id(line)
             opening = understand(line, rest)
             await self._hand_over(sock, peer, opening._replace(container=container or opening.container))
@@ -112,7 +113,7 @@ class FrontDoor:
             log.exception("a connection failed")
             await refuse(sock, raw_id, Internal("internal error; the journal has the details"))
 
-    async def _first_line(self, sock: socket.socket, peer: Peer) -> tuple[bytes, bytes]:
+    async def _first_line(self, sock: socket.socket, peer: Peer) -> tuple[bytes, bytes] | None:
         limits = self._limits()
         if self._pending[peer.uid] > limits.pending_per_uid:
             raise LimitReached(f"{limits.pending_per_uid} connections of yours wait for a worker already")
@@ -154,6 +155,8 @@ class FrontDoor:
         gone = asyncio.ensure_future(worker.link.wait_closed())
         try:
             await asyncio.wait((taken, gone), timeout=TAKE_SEC, return_when=asyncio.FIRST_COMPLETED)
+            if not taken.done() and not gone.done():  # it may take it yet: nobody else must have it
+                raise WorkerFailed(f"the worker did not take the connection within {TAKE_SEC:g} s")
             return taken.done()
         finally:
             gone.cancel()

@@ -31,8 +31,8 @@ class _Attach(msgspec.Struct, forbid_unknown_fields=True):
     agent: str = ""
 
 
-async def first_line(sock: socket.socket, *, limit: int, deadline: float) -> tuple[bytes, bytes]:
-    """Read the first line, and what came with it. (b"", b"") where the peer left without a word.
+async def first_line(sock: socket.socket, *, limit: int, deadline: float) -> tuple[bytes, bytes] | None:
+    """Read the first line, and what came with it. None where the peer left without a word.
 
     Raises HandshakeTimeout, FrameTooLarge, or ParseError where the line breaks off.
     """
@@ -42,7 +42,7 @@ async def first_line(sock: socket.socket, *, limit: int, deadline: float) -> tup
         raise HandshakeTimeout(f"no complete first line came within {deadline:g} s") from None
 
 
-async def _first_line(sock: socket.socket, limit: int) -> tuple[bytes, bytes]:
+async def _first_line(sock: socket.socket, limit: int) -> tuple[bytes, bytes] | None:
     loop = asyncio.get_running_loop()
     data = b""
     while b"\n" not in data:
@@ -52,7 +52,7 @@ async def _first_line(sock: socket.socket, limit: int) -> tuple[bytes, bytes]:
         if not more and data:
             raise ParseError("the connection ended in the middle of its first line")
         if not more:
-            return b"", b""
+            return None
         data += more
     line, _, rest = data.partition(b"\n")
     return line, rest

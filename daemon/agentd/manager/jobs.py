@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 
 from agentd import link
-from agentd.errors import InvalidArgs, NoSuchJob, NotDraining
+from agentd.errors import InvalidArgs, NoSuchContainer, NoSuchJob, NotDraining
 from agentd.log import Context
 from agentd.manager.container import Container
 from agentd.manager.registry import Registry
@@ -49,7 +49,7 @@ class Job:
         self.state = State.RUNNING
         self.deadline_usec = int((time.time() + timeout) * 1e6)
         self.parts: dict[str, Part] = {}
-        self.ended = asyncio.Event()
+        self.overdue: asyncio.TimerHandle | None = None
 
     @property
     def remaining(self) -> int:
@@ -74,6 +74,8 @@ class Jobs:
         self._log = log
         self._numbers = itertools.count(1)
         self._jobs: dict[int, Job] = {}
+        self._orders: dict[str, int] = {}
+        """The job whose order a container's worker was given last."""
         self.all_drained = False
         """Whether everything was ordered to drain, containers that appear later included."""
         self.on_new: list[Callable[[Job], None]] = []
@@ -109,9 +111,7 @@ class Jobs:
         self._set_drained(target, containers, True)
         self._log.info("draining %s", target or "everything", extra={"event": Event.DRAIN_STARTED})
         self._tell(self.on_new, job)
-        for container in containers:
-            self._begin(job, container, timeout)
-        asyncio.get_running_loop().call_later(timeout + GRACE_SEC, self._overdue, job)
+        self._begin(job, containers, timeout)
         self._settle(job)
         return job
 
@@ -123,10 +123,12 @@ class Jobs:
             raise NotDraining(
                 f"{target or 'nothing'} is being drained or has been; there is nothing to undo"
             )
-        for job in [each for each in self._jobs.values() if each.running and target in (ALL, each.target)]:
-            self._end(job, State.CANCELED)
+        for job in self._running():
+            if target in (ALL, job.target):
+                self._end(job, State.CANCELED)
         self._set_drained(target, containers, False)
         for container in containers:
+            self._forget_part(container)
             if container.worker is not None:
                 container.worker.link.send(link.Undrain())
             self._registry.changed(container)
@@ -134,14 +136,29 @@ class Jobs:
     def cancel(self, job: Job) -> None:
         """Give a running drain up: its targets serve again. Nothing happens to one that has ended."""
         if job.running:
-            self.undrain(job.target)
+            try:
+                self.undrain(job.target)
+            except (NotDraining, NoSuchContainer):
+                self._end(job, State.CANCELED)  # somebody has undone it already, bit by bit
 
-    def _begin(self, job: Job, container: Container, timeout: float) -> None:
-        if container.worker is None:
+    def _begin(self, job: Job, containers: list[Container], timeout: float) -> None:
+        """First all parts, then the orders: a link that breaks on the way ends its part and no other."""
+        working = [container for container in containers if container.worker is not None]
+        job.parts = {container.name: Part(container.snapshot.turns) for container in working}
+        for container in containers:
+            if container.worker is not None:
+                self._orders[container.name] = job.id
+                container.worker.link.send(link.Drain(job=job.id, timeout=timeout))
             self._registry.changed(container)
-            return
-        job.parts[container.name] = Part(container.snapshot.turns)
-        container.worker.link.send(link.Drain(job=job.id, timeout=timeout))
+        loop = asyncio.get_running_loop()
+        job.overdue = loop.call_later(timeout + GRACE_SEC, self._end, job, State.TIMEOUT)
+
+    def _forget_part(self, container: Container) -> None:
+        """A container that serves again is no longer part of any drain."""
+        self._orders.pop(container.name, None)
+        for job in self._running():
+            if job.parts.pop(container.name, None):
+                self._settle(job)
 
     def _set_drained(self, target: str, containers: list[Container], drained: bool) -> None:
         if target == ALL or not drained:
@@ -151,15 +168,19 @@ class Jobs:
         for tell in self.on_drained:
             tell()
 
-    # What workers report
+    # What workers report: a worker drains once, for every job that its container is part of
 
     def progress(self, container: Container, message: link.Progress) -> None:
-        if (job := self._jobs.get(message.job)) and (part := job.parts.get(container.name)):
+        if message.job != self._orders.get(container.name):
+            return  # of a drain that another one has taken the place of
+        for job, part in self._parts_of(container):
             part.remaining, part.drained = message.remaining, message.drained
             self._tell(self.on_progress, job)
 
     def ended(self, container: Container, message: link.Ended) -> None:
-        if (job := self._jobs.get(message.job)) and (part := job.parts.get(container.name)):
+        if message.job != self._orders.get(container.name):
+            return
+        for job, part in self._parts_of(container):
             part.remaining, part.drained, part.result = 0, message.drained, message.result
             self._settle(job)
 
@@ -172,11 +193,18 @@ class Jobs:
 
     def worker_gone(self, container: Container) -> None:
         """A worker that is no more runs no turns; how they ended is not known."""
-        for job in [each for each in self._jobs.values() if each.running]:
-            part = job.parts.get(container.name)
-            if part is not None and not part.result:
-                part.remaining, part.result = 0, State.FAILED
-                self._settle(job)
+        self._orders.pop(container.name, None)
+        for job, part in self._parts_of(container):
+            part.remaining, part.result = 0, State.FAILED
+            self._settle(job)
+
+    def _running(self) -> list[Job]:
+        return [job for job in self._jobs.values() if job.running]
+
+    def _parts_of(self, container: Container) -> list[tuple[Job, Part]]:
+        """The parts of running jobs that wait for this container."""
+        parts = [(job, job.parts.get(container.name)) for job in self._running()]
+        return [(job, part) for job, part in parts if part is not None and not part.result]
 
     # Ends
 
@@ -184,16 +212,15 @@ class Jobs:
         results = {part.result for part in job.parts.values()}
         if not job.running or "" in results:
             return
-        worst = next((each for each in (State.FAILED, State.TIMEOUT) if each in results), State.DONE)
-        self._end(job, worst)
-
-    def _overdue(self, job: Job) -> None:
-        if job.running:
-            self._end(job, State.TIMEOUT)
+        if results <= {State.DONE, State.TIMEOUT}:
+            self._end(job, State.TIMEOUT if State.TIMEOUT in results else State.DONE)
+        else:
+            self._end(job, State.FAILED)
 
     def _end(self, job: Job, state: State) -> None:
         job.state = state
-        job.ended.set()
+        if job.overdue is not None:
+            job.overdue.cancel()
         self._log.info(
             "drain of %s: %s", job.target or "everything", state, extra={"event": Event.DRAIN_ENDED}
         )

@@ -12,7 +12,7 @@ from msgspec import structs
 
 from agentd import __version__, errors, link
 from agentd.config import Configuration, portable, portable_without_agents
-from agentd.errors import AccessDenied, AgentdError, InvalidRequest
+from agentd.errors import AccessDenied, AgentdError, AlreadyRunning, InvalidRequest
 from agentd.manager.access import Peer, peer_of
 from agentd.manager.container import Container, WorkerEnd
 from agentd.manager.front_door import FrontDoor
@@ -22,6 +22,7 @@ from agentd.systemd.events import Event
 from agentd.tasks import Tasks
 
 HELLO_SEC = 10.0
+BREATH_SEC = 1.0
 WATCHER_UNIT = "agentd-watch.service"
 
 log = logging.getLogger(__name__)
@@ -82,8 +83,11 @@ class Links:
             connection, _ = sock.accept()
         except BlockingIOError:
             return
-        except OSError as exc:
-            log.error("cannot accept a link: %s", exc)
+        except OSError as exc:  # out of descriptors or memory: trying at once again would only burn time
+            log.error("cannot accept links for %g s: %s", BREATH_SEC, exc)
+            loop = asyncio.get_running_loop()
+            loop.remove_reader(sock)
+            loop.call_later(BREATH_SEC, self.listen, sock)
             return
         try:
             peer = peer_of(connection, with_pidfd=True)
@@ -111,6 +115,7 @@ class Links:
             )
         if peer.uid not in (0, os.geteuid()):
             raise AccessDenied(f"account {peer.uid} may not link to the manager")
+        self._refuse_second(hello)
         if self._unit_of is None:
             return
         wanted = f"agentd@{hello.container}.service" if hello.container else WATCHER_UNIT
@@ -119,6 +124,12 @@ class Links:
             raise AccessDenied(
                 f"process {peer.pid} says it is {wanted}, but systemd says it is {unit or 'none'}"
             )
+
+    def _refuse_second(self, hello: link.Hello) -> None:
+        for container in self._registry:
+            worker = container.worker
+            if container.name == hello.container and worker is not None and worker.pid != hello.pid:
+                raise AlreadyRunning(f"process {worker.pid} is the worker of {container.name}")
 
     def welcome(self, wire: link.Link, hello: link.Hello) -> Callable[[link.AnyMessage | None], None]:
         """Take a peer in; returns what takes its messages, and None at its end."""
@@ -139,8 +150,8 @@ class Links:
     def _from_worker(self, container: Container, worker: WorkerEnd, message: link.AnyMessage | None) -> None:
         match message:
             case None:
-                self._registry.detach(container, worker)
-                self._jobs.worker_gone(container)
+                if self._registry.detach(container, worker):
+                    self._jobs.worker_gone(container)
             case link.State():
                 container.told(message.snapshot)
                 self._registry.changed(container)

@@ -121,6 +121,11 @@ class Manager:
 
     # What it is told
 
+    async def tidy(self) -> None:
+        """Once it is known what there is, let go of what is no more."""
+        await self.registry.complete.wait()
+        self.sockets.drop_unclaimed()
+
     def running(self) -> None:
         self.state = "draining" if self.jobs.all_drained else "running"
         self._notifier.ready()

@@ -66,7 +66,8 @@ class Registry:
             try:
                 await asyncio.wait_for(self.complete.wait(), LISTING_SEC)
             except TimeoutError:
-                log.debug("no watcher has listed the containers; going by what is known")
+                log.warning("no watcher has listed the containers; going by what is known")
+                self.complete.set()  # nobody else has to wait for it
         return self.choose(name, allowed)
 
     def choose(self, name: str, allowed: Callable[[str], bool]) -> Container:
@@ -122,6 +123,8 @@ class Registry:
         if container.configured or container.info or container.worker or container.start:
             self.changed(container)
             return
+        if self._containers.get(container.name) is not container:
+            return  # dropped already
         del self._containers[container.name]
         for tell in self.on_removed:
             tell(container)
@@ -131,28 +134,33 @@ class Registry:
     def attach(self, name: str, worker: WorkerEnd) -> Container:
         """A worker has linked: one we asked for, one somebody started, or one from before our restart."""
         container = self._known(name)
-        if container.worker is not None:
-            container.worker.link.close()  # a newer one replaces it; systemd would not run two
+        before = container.worker
         container.attach(worker)
+        if before is not None:
+            before.link.close()  # the same process, which has seen the break of its link before us
         self.labels(name).info("worker %d linked", worker.pid, extra={"event": Event.WORKER_STARTED})
         self.changed(container)
         return container
 
-    def detach(self, container: Container, worker: WorkerEnd) -> None:
-        if container.worker is worker:
-            container.detach()
-            self.labels(container.name).info(
-                "worker %d left", worker.pid, extra={"event": Event.WORKER_GONE}
-            )
-            self._drop_if_unknown(container)
+    def detach(self, container: Container, worker: WorkerEnd) -> bool:
+        """A link has ended. Returns whether the container is without a worker now."""
+        if container.worker is not worker:
+            return False
+        container.detach()
+        about = self.labels(container.name)
+        about.info("worker %d left", worker.pid, extra={"event": Event.WORKER_GONE})
+        self._drop_if_unknown(container)
+        return True
 
     async def worker_of(self, container: Container) -> WorkerEnd:
         """The container's worker, started where there is none. Raises NotRunning, or why it failed."""
+        if self._containers.get(container.name) is not container:
+            raise NoSuchContainer(f"{container.name} has just gone", container=container.name)
         if not container.ready.is_set():
             if container.stopped:
                 raise NotRunning(f"{container.name} is not running; start it and connect again")
             await asyncio.shield(self._start(container))
-        if container.worker is None:
+        if container.worker is None or not container.ready.is_set():
             raise container.failure or WorkerFailed(f"the worker of {container.name} left at once")
         return container.worker
 

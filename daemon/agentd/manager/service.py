@@ -120,6 +120,7 @@ class Service:
     def _watch(self, manager: Manager, control: Control) -> None:
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGHUP, self._reload, manager)
+        self._tasks.start(manager.tidy(), "tidy")
         kept = self._tasks.start(control.keep(), "bus")
         kept.add_done_callback(self._bus_given_up)
         self._tasks.start(self._notifier.keep_watchdog(lambda: not kept.done()), "watchdog")

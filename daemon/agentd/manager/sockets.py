@@ -5,8 +5,9 @@ import errno
 import logging
 import os
 import socket
+import stat
 
-from agentd.errors import AgentdError, AlreadyRunning
+from agentd.errors import AgentdError, AlreadyRunning, ConfigurationInvalid
 from agentd.manager.container import Container
 from agentd.manager.front_door import FrontDoor
 from agentd.paths import Paths, check_socket_path
@@ -38,7 +39,7 @@ def bind(path: str, kind: socket.SocketKind, mode: int) -> socket.socket:
     """A listening Unix socket with exactly that mode from its first moment.
 
     What a dead process left is replaced. Raises AlreadyRunning where somebody listens, ConfigurationInvalid
-    where the path is too long.
+    where the path cannot be a socket's.
     """
     check_socket_path(path)
     _clear_away(path, kind)
@@ -46,13 +47,21 @@ def bind(path: str, kind: socket.SocketKind, mode: int) -> socket.socket:
     before = os.umask(0o777 & ~mode)
     try:
         sock.bind(path)
+        sock.listen(BACKLOG)
+    except OSError as exc:
+        sock.close()
+        raise ConfigurationInvalid(f"{path} cannot be listened on: {exc.strerror}") from None
     finally:
         os.umask(before)
-    sock.listen(BACKLOG)
     return sock
 
 
 def _clear_away(path: str, kind: socket.SocketKind) -> None:
+    try:
+        if not stat.S_ISSOCK(os.lstat(path).st_mode):
+            raise ConfigurationInvalid(f"{path} is there already, and is no socket; move it away")
+    except FileNotFoundError:
+        return
     with socket.socket(socket.AF_UNIX, kind) as probe:
         probe.setblocking(False)
         status = probe.connect_ex(path)
@@ -82,8 +91,8 @@ class ContainerSockets:
         """Listen for a container. One whose name is too long for a socket's path has the front door only."""
         try:
             sock = self._kept.pop(container.name, None) or self._bind_and_keep(container.name)
-        except (AgentdError, OSError) as exc:
-            log.warning("%s gets no socket of its own: %s", container.name, exc)
+        except AgentdError as exc:
+            log.warning("%s gets no socket of its own: %s", container.name, exc.message)
             return
         self._sockets[container.name] = sock
         self._door.listen(sock, container.name)

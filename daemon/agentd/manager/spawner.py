@@ -79,7 +79,7 @@ class ChildSpawner:
     async def start(self, name: str, ready: asyncio.Event) -> None:
         child = self._workers.get(name)
         if child is None:
-            child = self._workers[name] = spawn(self._command("worker", name), env=os.environ)
+            child = self._workers[name] = self._spawn(name)
             self._tasks.start(self._reap(name, child), f"worker {name}")
         ended = asyncio.ensure_future(child.wait())
         up = asyncio.ensure_future(ready.wait())
@@ -93,6 +93,12 @@ class ChildSpawner:
         finally:
             ended.cancel()
             up.cancel()
+
+    def _spawn(self, name: str) -> Child:
+        try:
+            return spawn(self._command("worker", name), env=os.environ)
+        except OSError as exc:
+            raise WorkerFailed(f"no worker can be started for {name}: {exc.strerror}") from None
 
     async def stop(self, name: str) -> None:
         if child := self._workers.get(name):

@@ -2,8 +2,10 @@
 """What podman's and docker's command lines have in common, which is nearly everything."""
 
 import asyncio
+import logging
 import os
 import subprocess
+from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Sequence
 from typing import ClassVar
 
@@ -11,13 +13,25 @@ import msgspec
 
 from agentd import proctree
 from agentd.config import Configuration
-from agentd.errors import EngineFailed, EngineMissing, NoSuchContainer
+from agentd.errors import AgentdError, EngineFailed, EngineMissing, NoSuchContainer
 from agentd.link import ContainerInfo
 from agentd.process import Child, Output, Pipes, close_all, engine_environment, run, spawn_piped
 from agentd.runtimes import ENABLE_LABEL, Command
 
+ASK_AGAIN_SEC = 5.0
 EVENT_BYTES = 1 << 20
-STEERING = ("PATH", "HOME", "TMPDIR", "LD_", "XDG_")
+
+log = logging.getLogger(__name__)
+STEERING = frozenset(
+    (
+        *("PATH", "HOME", "TMPDIR", "LD_PRELOAD", "LD_LIBRARY_PATH", "LD_AUDIT", "GODEBUG"),
+        *("XDG_RUNTIME_DIR", "XDG_CONFIG_HOME", "XDG_DATA_HOME", "XDG_CACHE_HOME"),
+        *("NOTIFY_SOCKET", "LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"),
+        *("DOCKER_HOST", "DOCKER_CONFIG", "DOCKER_CONTEXT", "DOCKER_CERT_PATH", "DOCKER_TLS_VERIFY"),
+        *("CONTAINER_HOST", "CONTAINER_CONNECTION", "CONTAINERS_CONF", "CONTAINERS_CONF_OVERRIDE"),
+        *("CONTAINERS_STORAGE_CONF", "CONTAINERS_REGISTRIES_CONF"),
+    )
+)
 """Variables that would change the engine's own program if it had them too; none is a secret."""
 
 
@@ -40,7 +54,7 @@ class Inspected(msgspec.Struct):
     config: _Config = msgspec.field(name="Config")
 
 
-class Engine:
+class Engine(ABC):
     """A container engine behind its command line. `events` are the kinds it is asked to tell of."""
 
     name: ClassVar[str]
@@ -60,7 +74,10 @@ class Engine:
             if self.no_such in message.lower():
                 raise NoSuchContainer(f"{self.name} has no container {name}; see: {self.name} ps --all")
             raise EngineFailed(f"{self.name} inspect {name}: {message}")
-        return self._described(output.stdout)[0]
+        found = self._described(output.stdout)
+        if not found:
+            raise EngineFailed(f"{self.name} inspect {name} printed nothing of it")
+        return found[0]
 
     async def containers(self) -> list[ContainerInfo]:
         """The containers that carry the label, and those that the configuration opted in."""
@@ -91,7 +108,7 @@ class Engine:
     def _described(self, stdout: bytes) -> list[ContainerInfo]:
         try:
             inspected = msgspec.json.decode(stdout, type=list[Inspected])
-        except msgspec.DecodeError as exc:
+        except (msgspec.DecodeError, UnicodeDecodeError) as exc:
             raise EngineFailed(f"{self.name} inspect printed something unexpected: {exc}") from None
         return [self._info(each) for each in inspected]
 
@@ -117,7 +134,7 @@ class Engine:
         options += ["--workdir", command.workdir] if command.workdir else []
         argv = [self.name, "exec", "--interactive", *options, container.id, *command.argv]
         try:
-            hidden = {key: value for key, value in command.env.items() if not key.startswith(STEERING)}
+            hidden = {key: value for key, value in command.env.items() if key not in STEERING}
             return spawn_piped(argv, env={**engine_environment(), **hidden})
         except FileNotFoundError:
             raise EngineMissing(f"{self.name} is not installed, or not on the PATH of agentd") from None
@@ -138,26 +155,38 @@ class Engine:
             await self._wait_by_engine(container)
             return
         try:
-            if await self._still(container):  # else the number may be somebody else's by now
+            if await self._still(container, pidfd):  # else the number may be somebody else's by now
                 await _readable(pidfd)
         finally:
             os.close(pidfd)
 
-    async def _still(self, container: ContainerInfo) -> bool:
-        """Whether the container has not been restarted or removed since it was described."""
-        try:
-            now = await self.inspect(container.name)
-        except NoSuchContainer:
-            return False
-        return now.running and (now.id, now.pid) == (container.id, container.pid)
+    async def _still(self, container: ContainerInfo, pidfd: int | None = None) -> bool:
+        """Whether it is the one that was described; an engine that fails is asked again."""
+        while True:
+            try:
+                now = await self.inspect(container.name)
+            except NoSuchContainer:
+                return False
+            except AgentdError as exc:
+                log.warning("asking again: %s", exc.message)
+            else:
+                return now.running and (now.id, now.pid) == (container.id, container.pid)
+            if pidfd is not None and await _readable(pidfd, timeout=ASK_AGAIN_SEC):
+                return False
+            if pidfd is None:
+                await asyncio.sleep(ASK_AGAIN_SEC)
 
     async def _wait_by_engine(self, container: ContainerInfo) -> None:
-        child, pipes = spawn_piped([self.name, "wait", container.id], env=engine_environment())
-        close_all(pipes)
-        try:
-            await child.wait()
-        finally:
-            await child.stop(term=0.5, kill=2)
+        while True:
+            child, pipes = spawn_piped([self.name, "wait", container.id], env=engine_environment())
+            close_all(pipes)
+            try:
+                status = await child.wait()
+            finally:
+                await child.stop(term=0.5, kill=2)
+            if status == 0 or not await self._still(container):
+                return
+            await asyncio.sleep(ASK_AGAIN_SEC)
 
     async def events(self, since: float) -> AsyncIterator[str]:
         kinds = [item for kind in self.event_kinds for item in ("--filter", f"event={kind}")]
@@ -176,28 +205,41 @@ class Engine:
         assert stream.stdout is not None
         try:
             while line := await stream.stdout.readline():
-                if name := self.event_name(line):
+                if name := self._event_name(line):
                     yield name
+        except ValueError:
+            raise EngineFailed(f"{self.name} told of an event in more than {EVENT_BYTES} bytes") from None
         finally:
             if stream.returncode is None:
                 stream.kill()
             await stream.wait()
 
+    def _event_name(self, line: bytes) -> str:
+        try:
+            return self.event_name(line)
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            log.warning("%s told of an event in words that are not understood", self.name)
+            return ""
+
+    @abstractmethod
     def event_name(self, line: bytes) -> str:
-        """The name of the container that a line of `events` is about, "" for none."""
-        raise NotImplementedError
+        """The name of the container that a line of `events` is about, "" for none. Raises DecodeError."""
 
 
 def _variable(key: str, value: str) -> str:
     """How `exec --env` gets a variable: by name alone, so that its value is in no argument vector."""
-    return f"{key}={value}" if key.startswith(STEERING) else key
+    return f"{key}={value}" if key in STEERING else key
 
 
-async def _readable(pidfd: int) -> None:
-    ended = asyncio.Event()
+async def _readable(descriptor: int, *, timeout: float | None = None) -> bool:
+    """Wait until it is; False where time is over before."""
+    ready = asyncio.Event()
     loop = asyncio.get_running_loop()
-    loop.add_reader(pidfd, ended.set)
+    loop.add_reader(descriptor, ready.set)
     try:
-        await ended.wait()
+        await asyncio.wait_for(ready.wait(), timeout)
+        return True
+    except TimeoutError:
+        return False
     finally:
-        loop.remove_reader(pidfd)
+        loop.remove_reader(descriptor)

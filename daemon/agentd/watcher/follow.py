@@ -88,6 +88,10 @@ class Follow:
         except NoSuchContainer:
             self._gone(name)
             return
+        for old in [
+            each.name for each in self.known.values() if each.id == container.id and each.name != name
+        ]:
+            self._gone(old)  # it was renamed
         if self._opted_in(container):
             self._seen(container)
         else:

@@ -26,22 +26,16 @@ class Drain:
         self.drained: list[str] = []
 
     async def run(self) -> str:
-        """Returns `done`, or `timeout` where turns were cut off. Cancelling it lets work begin again."""
+        """Returns `done`, or `timeout` where turns were cut off. Whoever cancels it says what comes next."""
         self._hub.phase = Phase.DRAINING
         self._left = self._hub.busy
         for session in self._left:
             session.refuse_queued(Draining("the container is being drained: this prompt was not started"))
         self._hub.changed()
-        try:
-            result = "done" if await self._ended_within(self._timeout) else await self._cut_off()
-        except asyncio.CancelledError:
-            self._hub.phase = Phase.SERVING
-            raise
-        else:
-            self._hub.phase = Phase.DRAINED
-            return result
-        finally:
-            self._hub.changed()
+        result = "done" if await self._ended_within(self._timeout) else await self._cut_off()
+        self._hub.phase = Phase.DRAINED
+        self._hub.changed()
+        return result
 
     async def _cut_off(self) -> str:
         for session in self._left:

@@ -40,6 +40,7 @@ class Worker:
         self._hub: Hub | None = None
         self._drain: asyncio.Task[None] | None = None
         self._drain_job = 0
+        self._early_drain: link.Drain | None = None
         self._leave = asyncio.Event()
         self._hurry = asyncio.Event()
         self._patience: float | None = None
@@ -75,6 +76,8 @@ class Worker:
     async def _serve(self, linked: "asyncio.Task[None]") -> None:
         await self._uplink.first(self._configured)
         self._hub, ended = await self._open()
+        if self._early_drain is not None:
+            self._start_drain(self._hub, self._early_drain.job, self._early_drain.timeout)
         self._report()
         self._log.info("serving %s", self._name, extra={"event": Event.WORKER_STARTED})
         self._notifier.ready()
@@ -135,6 +138,10 @@ class Worker:
         match message:
             case link.Connect() if descriptor is not None:
                 self._connect(message, descriptor)
+            case link.Drain() if self._hub is None:
+                self._early_drain = message
+            case link.Undrain() if self._hub is None:
+                self._early_drain = None
             case link.Drain() if self._hub:
                 self._start_drain(self._hub, message.job, message.timeout)
             case link.CancelDrain() | link.Undrain() if self._hub:

@@ -7,7 +7,7 @@ from collections import deque
 from typing import NamedTuple, Protocol
 
 from agentd.acp import envelope, methods
-from agentd.errors import AgentdError, AgentTimeout, QueueFull
+from agentd.errors import AgentdError, AgentTimeout, NoSuchSession, QueueFull
 from agentd.link import SessionInfo
 from agentd.log import Context
 from agentd.systemd.events import Event
@@ -61,7 +61,9 @@ class Session:
     # Turns
 
     def prompt(self, prompt: Prompt) -> None:
-        """Run the prompt now, or after those before it. Raises QueueFull."""
+        """Run the prompt now, or after those before it. Raises QueueFull, NoSuchSession for a closed one."""
+        if self.state is State.CLOSED:
+            raise NoSuchSession(f"session {self.id} has ended", sessionId=self.id)
         if not self.busy:
             self._begin(prompt)
         elif len(self._queue) < self._most:
@@ -72,6 +74,8 @@ class Session:
     def turn_ended(self) -> None:
         """The agent answered the prompt, one way or the other: on to the next."""
         self._disarm()
+        if self.state is State.CLOSED:
+            return
         self._log.info("a turn has ended", extra={"event": Event.TURN_ENDED})
         self.state = State.IDLE
         if self._queue:
