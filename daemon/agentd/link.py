@@ -288,14 +288,27 @@ class Link:
     # Receiving
 
     def _readable(self) -> None:
+        if self._take() or self.closed:
+            return
+        while not self.closed and self._take(broken=True):
+            continue
+        self.close()
+
+    def _take(self, *, broken: bool = False) -> bool:
+        """Receive a message, if there is one. False at a reset, which is told before the peer's last words.
+
+        `broken`: there was one: where nothing is there, no more will come, and the loop may not even look.
+        """
         try:
             data, descriptor, flags = _receive(self._sock)
-        except (BlockingIOError, ConnectionResetError):
-            return  # a reset says that the peer left something unread, and comes before its last words
+        except BlockingIOError:
+            return not broken
+        except ConnectionResetError:
+            return False
         except OSError as exc:
             log.debug("link: %s", exc)
             self.close()
-            return
+            return True
         message = _understood(data, flags) if data else None
         if message is not None:
             self._on_message(message, descriptor)
@@ -303,6 +316,7 @@ class Link:
             os.close(descriptor)
         if not data:
             self.close()
+        return True
 
     # Closing
 

@@ -28,6 +28,8 @@ class Redactor:
     def __init__(self, secrets: Iterable[str]) -> None:
         spelled = {each for secret in secrets if secret for each in (secret, json.dumps(secret)[1:-1])}
         ordered = sorted(spelled, key=len, reverse=True)
+        self.longest = max((len(each.encode()) for each in spelled), default=0)
+        """Bytes of the longest secret: text is not to be cut closer than this to where it breaks off."""
         self._pattern = re.compile("|".join(re.escape(each) for each in ordered)) if ordered else None
 
     def __call__(self, text: str) -> str:

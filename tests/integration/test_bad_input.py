@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What strangers, broken clients and wrong configurations send: a clear error each, and the daemon unharmed."""
+"""What strangers, broken clients and wrong files bring: a clear error each, and the daemon unharmed."""
 
 import contextlib
 import json
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from support.acp_client import Client, Frame, reason, texts
 from support.embedded import Embedded, Start, eventually, memory
 
@@ -30,7 +31,7 @@ def agentd(start: Start) -> Iterator[Embedded]:
 
 @pytest.fixture
 def small(start: Start) -> Iterator[Client]:
-    """A client of a worker that takes frames of 2,000 bytes; it must still be served when the test is over."""
+    """A client of a worker that takes frames of 2,000 bytes; it must still be served at the end."""
     with start(limits="frame_bytes = 2000").client() as client:
         yield client.open()
         assert client.call("_echo", {"still": "here"})["result"] == {"still": "here"}
@@ -42,8 +43,11 @@ def serves(agentd: Embedded) -> bool:
 
 
 def admitted(agentd: Embedded) -> bool:
-    with agentd.client() as client:
-        return "result" in client.attach("here")
+    """Whether a connection is taken now; one over a limit may be refused before it has asked."""
+    with agentd.client() as client, contextlib.suppress(BrokenPipeError):
+        client.request("_agentd/attach", {"container": "here"})
+        return "result" in client.read()
+    return False
 
 
 def refusal(agentd: Embedded, first: bytes) -> Frame:
@@ -215,7 +219,9 @@ def test_program_that_was_missing_is_used_once_it_is_there(start: Start, tmp_pat
     with agentd.client() as client:
         client.attach("here", "late")
         assert reason(client.call("initialize", {"protocolVersion": 1})) == "agent_missing"
-        program.write_text(f'#!/bin/sh\nexec {sys.executable} {Path(__file__).parents[1]}/agents/scripted.py\n')
+        program.write_text(
+            f"#!/bin/sh\nexec {sys.executable} {Path(__file__).parents[1]}/agents/scripted.py\n"
+        )
         program.chmod(0o755)
         assert "result" in client.call("initialize", {"protocolVersion": 1})
 
@@ -266,7 +272,8 @@ def test_container_whose_directory_appears_later_serves(start: Start, tmp_path: 
 
 def test_another_account_is_denied(agentd: Embedded) -> None:
     code = (
-        "import os, socket; os.chdir('/proc/self/fd/%s'); os.setgroups([]); os.setgid(65534); os.setuid(65534)\n"
+        "import os, socket; os.chdir('/proc/self/fd/%s')\n"
+        "os.setgroups([]); os.setgid(65534); os.setuid(65534)\n"
         "sock = socket.socket(socket.AF_UNIX); sock.settimeout(20); sock.connect('agentd.sock')\n"
         "sock.sendall(%r); print(sock.makefile('r').readline())"
     )
@@ -315,8 +322,10 @@ BIG_REQUESTS = {
     "id last": b'{"jsonrpc":"2.0","method":"_echo","params":{"x":%s},"id":"me"}' % BIG,
     "id before params, method last": b'{"id":"me","jsonrpc":"2.0","params":{"x":%s},"method":"_echo"}' % BIG,
     "id after params, method last": b'{"jsonrpc":"2.0","params":{"x":%s},"id":"me","method":"_echo"}' % BIG,
-    "spaces everywhere": b'{ "jsonrpc" : "2.0" , "id" : "me" , "method" : "_echo" , "params" : {"x":%s} } ' % BIG,
-    "far over": b'{"jsonrpc":"2.0","id":"me","method":"_echo","params":{"x":%s}}' % (b'"' + b"x" * (1 << 20) + b'"'),
+    "spaces everywhere": b'{ "jsonrpc" : "2.0" , "id" : "me" , "method" : "_echo" , "params" : {"x":%s} } '
+    % BIG,
+    "far over": b'{"jsonrpc":"2.0","id":"me","method":"_echo","params":{"x":%s}}'
+    % (b'"' + b"x" * (1 << 20) + b'"'),
 }
 
 
@@ -443,7 +452,7 @@ def test_a_thousand_connections_at_once_are_served_where_the_limits_allow_it(sta
 
 def test_running_out_of_descriptors_passes(start: Start) -> None:
     """New connections wait, and the log is not flooded meanwhile."""
-    agentd = start(limits="pending_per_uid = 500\nfront_door_sec = 1.0")
+    agentd = start(limits="pending_per_uid = 500\nfront_door_sec = 0.3")
     assert agentd.process is not None and serves(agentd)
     resource.prlimit(agentd.process.pid, resource.RLIMIT_NOFILE, (40, 40))
     silent = [agentd.client() for _ in range(60)]
@@ -495,7 +504,9 @@ def test_client_that_sends_and_never_reads_is_not_read_without_bound(agentd: Emb
     before = memory(worker, "VmHWM")
     with agentd.client() as flood:
         flood.open().sock.settimeout(2)
-        frame = json.dumps({"jsonrpc": "2.0", "id": 1, "method": "_echo", "params": {"x": "x" * 100_000}}).encode()
+        frame = json.dumps(
+            {"jsonrpc": "2.0", "id": 1, "method": "_echo", "params": {"x": "x" * 100_000}}
+        ).encode()
         with contextlib.suppress(TimeoutError):
             for _ in range(2000):
                 flood.raw(frame + b"\n")
@@ -518,9 +529,19 @@ def test_half_closed_connection_that_waits_for_nothing_ends(client: Client) -> N
 
 def test_half_closed_before_the_agent_is_up_gets_its_answer(agentd: Embedded) -> None:
     with agentd.client() as client:
-        client.raw(ATTACH + b'\n{"jsonrpc":"2.0","id":6,"method":"initialize","params":{"protocolVersion":1}}\n')
+        client.raw(
+            ATTACH + b'\n{"jsonrpc":"2.0","id":6,"method":"initialize","params":{"protocolVersion":1}}\n'
+        )
         client.sock.shutdown(socket.SHUT_WR)
         assert [client.read()["id"], client.read()["id"]] == [5, 6]
+        assert client.at_end()
+
+
+def test_half_closed_right_behind_the_attach_is_answered_and_ends(agentd: Embedded) -> None:
+    with agentd.client() as client:
+        client.raw(ATTACH + b"\n")
+        client.sock.shutdown(socket.SHUT_WR)
+        assert client.read()["id"] == 5
         assert client.at_end()
 
 

@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Agents that do what agents should not: every turn still ends, with a reason, and nothing is left behind."""
+"""Agents that do what agents should not: every turn ends, with a reason, and nothing is left behind."""
 
 import json
 import os
 import select
 import time
+from collections.abc import Iterator
 
 import pytest
+
 from support.acp_client import Client, Frame, reason, texts
 from support.embedded import Embedded, Start, eventually
 
@@ -80,6 +82,7 @@ def test_prompt_is_no_handshake_and_may_take_longer(start: Start) -> None:
         client.open().prompt("say one", "hold")
         client.until_text("one")
         assert quiet(client, 0.6)
+        client.notify("_release")
 
 
 def test_agent_that_ends_in_initialize_has_failed(start: Start) -> None:
@@ -127,7 +130,10 @@ def test_everything_else_asked_of_a_crashed_agent_is_answered_too(client: Client
 
 def test_session_of_a_crashed_agent_is_gone_and_a_new_one_works(client: Client) -> None:
     client.turn("exit 1")
-    assert reason(client.call("session/prompt", {"sessionId": client.session, "prompt": []})) == "no_such_session"
+    assert (
+        reason(client.call("session/prompt", {"sessionId": client.session, "prompt": []}))
+        == "no_such_session"
+    )
     client.session = client.new_session()
     assert client.turn("say fine")[1] == ["fine"]
 
@@ -194,6 +200,7 @@ def test_cancel_between_turns_means_nothing(start: Start) -> None:
         client.prompt("say one", "hold")
         client.until_text("one")
         assert quiet(client, 0.5)
+        client.notify("_release")
 
 
 def test_agent_that_crashes_while_being_cancelled_ends_the_turn_as_cancelled(client: Client) -> None:
@@ -257,7 +264,9 @@ def test_turn_goes_on_when_the_client_leaves_and_then_the_agent_ends(agentd: Emb
 def test_permission_is_cancelled_when_the_client_left_with_updates_unread(agentd: Embedded) -> None:
     """To leave with something unread resets the connection; that is an end like any other."""
     with agentd.client() as client:
-        client.open().prompt("say one", "say two", "stderr about to ask", "ask May I?", "stderr was answered")
+        client.open().prompt(
+            "say one", "say two", "stderr about to ask", "ask May I?", "stderr was answered"
+        )
         eventually(lambda: "about to ask" in agentd.log())
     eventually(lambda: "was answered" in agentd.log(), "the agent got its answer")
     eventually(lambda: not agentd.agents(), "the agent has ended")
@@ -284,8 +293,18 @@ def test_worker_survives_agents_that_die_while_being_written_to(agentd: Embedded
 
 
 def test_nothing_of_the_daemons_own_reaches_the_agent(start: Start) -> None:
-    ours = {"SSH_AUTH_SOCK": "/x", "DBUS_SESSION_BUS_ADDRESS": "unix:path=/x", "LISTEN_FDS": "0", "AGENTD_X": "1"}
-    ours |= {"LISTEN_FDNAMES": "a", "WATCHDOG_USEC": "99000000", "CREDENTIALS_DIRECTORY": "/x", "MY_API_KEY": "x"}
+    ours = {
+        "SSH_AUTH_SOCK": "/x",
+        "DBUS_SESSION_BUS_ADDRESS": "unix:path=/x",
+        "LISTEN_FDS": "0",
+        "AGENTD_X": "1",
+    }
+    ours |= {
+        "LISTEN_FDNAMES": "a",
+        "WATCHDOG_USEC": "99000000",
+        "CREDENTIALS_DIRECTORY": "/x",
+        "MY_API_KEY": "x",
+    }
     agentd = start(AGENTD_LOG="debug", **ours)
     names = [*ours, "NOTIFY_SOCKET", "LISTEN_PID", "WATCHDOG_PID", "AGENTD_LOG", "XDG_RUNTIME_DIR"]
     with agentd.client() as client:
@@ -319,8 +338,10 @@ def test_secret_on_stderr_does_not_come_back_in_an_error(start: Start) -> None:
 
 def test_secret_that_is_cut_in_two_does_not_reach_the_log(start: Start) -> None:
     agentd = start(limits=environment(SECRET))
+    script = [f"raw {'x' * 190}{SECRET}", f"stderr {'x' * 4090}{SECRET}", f"stderr {'y' * 4080}{SECRET}"]
     with agentd.client() as client:
-        client.open().turn(f"raw {'x' * 190}{SECRET}", f"stderr {'x' * 4090}{SECRET}", f"stderr {'y' * 4080}{SECRET}")
+        client.open().turn(*script, "stderr that was all")
+    eventually(lambda: "that was all" in agentd.log(), "stderr was read")
     for length in range(5, len(SECRET)):
         assert SECRET[:length] not in agentd.log() and SECRET[-length:] not in agentd.log()
 
@@ -329,26 +350,24 @@ def test_secret_that_is_cut_in_two_does_not_reach_the_log(start: Start) -> None:
 
 
 @pytest.fixture
-def small(start: Start) -> Client:
+def small(start: Start) -> Iterator[Client]:
     """A client of a worker that takes frames of 2,000 bytes."""
-    return start(limits="frame_bytes = 2000").client().open()
+    with start(limits="frame_bytes = 2000").client() as client:
+        yield client.open()
 
 
 def test_huge_update_is_dropped_and_the_turn_goes_on(small: Client) -> None:
     answer, said = small.turn("say before", "updates 1 100000", "say after")
     assert (said, answer["result"]["stopReason"]) == (["before", "after"], "end_turn")
-    small.close()
 
 
 def test_huge_answer_is_an_error_for_its_request(small: Client) -> None:
     assert reason(small.call("_big", {"size": 100_000})) == "frame_too_large"
     assert small.turn("say fine")[1] == ["fine"]
-    small.close()
 
 
 def test_huge_question_is_an_error_for_the_agent(small: Client) -> None:
     assert "frame_too_large" in small.turn("big 100000")[1][0]
-    small.close()
 
 
 def test_two_messages_on_one_line_are_not_passed_on(client: Client) -> None:
@@ -372,11 +391,17 @@ def test_what_is_not_utf8_is_not_passed_on(client: Client) -> None:
 
 
 def test_deeply_nested_message_is_skipped_and_the_turn_goes_on(client: Client) -> None:
-    assert client.turn(f"raw {'[' * 50_000}", 'raw {"method":"x","params":' + "[" * 50_000, "say fine")[1] == ["fine"]
+    assert client.turn(f"raw {'[' * 50_000}", 'raw {"method":"x","params":' + "[" * 50_000, "say fine")[
+        1
+    ] == ["fine"]
 
 
 def test_answer_nobody_waits_for_is_dropped(client: Client) -> None:
-    answers = ['{"jsonrpc":"2.0","id":999,"result":{}}', '{"jsonrpc":"2.0","id":"x","error":{}}', '{"id":null}']
+    answers = [
+        '{"jsonrpc":"2.0","id":999,"result":{}}',
+        '{"jsonrpc":"2.0","id":"x","error":{}}',
+        '{"id":null}',
+    ]
     _, before = client.answer_to(client.prompt(*(f"raw {each}" for each in answers), "say fine"))
     assert texts(before) == ["fine"] and len(before) == 1
 

@@ -3,16 +3,19 @@
 
 import json
 import os
+import queue
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
 from support.acp_client import DEADLINE, Client
+from support.editor import Editor
 
 SCRIPTED = Path(__file__).parents[1] / "agents" / "scripted.py"
 T = TypeVar("T")
@@ -35,24 +38,46 @@ def eventually(look: Callable[[], T], what: str = "", deadline: float = DEADLINE
 
 
 class Notices:
-    """The socket on which a service tells its supervisor how it is."""
+    """The socket on which a service tells its supervisor how it is; always read, as systemd does."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        self.sock.bind(str(path))
-        self.sock.settimeout(0.1)
+        self._sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._sock.bind(str(path))
+        self._sock.settimeout(0.05)
+        self._heard: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self._closed = threading.Event()
+        self._reader = threading.Thread(target=self._read, name="notices")
+        self._reader.start()
+
+    def _read(self) -> None:
+        while not self._closed.is_set():
+            try:
+                for line in self._sock.recv(65536).decode().splitlines():
+                    self._heard.put(line)
+            except TimeoutError:
+                continue
+
+    def forget(self) -> None:
+        """What was said until now is of no interest."""
+        while not self._heard.empty():
+            self._heard.get()
 
     def until(self, wanted: str, *, unless: Callable[[], bool]) -> bool:
-        """Read notices until one has this line; False where none comes, or none can come any more."""
+        """Wait for a line; False where it does not come, or cannot come any more."""
         end = time.monotonic() + DEADLINE
         while time.monotonic() < end and not unless():
             try:
-                if wanted in self.sock.recv(65536).decode().splitlines():
+                if self._heard.get(timeout=0.1) == wanted:
                     return True
-            except TimeoutError:
+            except queue.Empty:
                 continue
         return False
+
+    def close(self) -> None:
+        self._closed.set()
+        self._reader.join()
+        self._sock.close()
 
 
 class Embedded:
@@ -73,6 +98,7 @@ class Embedded:
 
     def start(self) -> None:
         """Start it and return when it says that it is ready, in systemd's words."""
+        self.notices.forget()
         with self.log_file.open("ab") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "agentd", "serve", *self.places()],
@@ -106,7 +132,7 @@ class Embedded:
                 self.process.wait(60)
             except subprocess.TimeoutExpired:
                 self.process.kill()
-        self.notices.sock.close()
+        self.notices.close()
         left = eventually_none(self.processes)
         for pid in left:
             os.kill(pid, signal.SIGKILL)
@@ -125,12 +151,24 @@ class Embedded:
     def client(self) -> Client:
         return Client(self.runtime_dir / "agentd.sock")
 
+    def agentctl_command(self, *arguments: str) -> list[str]:
+        return [sys.executable, "-m", "agentd.ctl", "--runtime-dir", str(self.runtime_dir), *arguments]
+
     def agentctl(self, *arguments: str, **options: Any) -> "subprocess.CompletedProcess[str]":
         """Run agentctl to its end."""
-        command = [sys.executable, "-m", "agentd.ctl", "--runtime-dir", str(self.runtime_dir), *arguments]
         return subprocess.run(
-            command, capture_output=True, text=True, env=self.environment, timeout=60, check=False, **options
+            self.agentctl_command(*arguments),
+            capture_output=True,
+            text=True,
+            env=self.environment,
+            timeout=60,
+            check=False,
+            **options,
         )
+
+    def attach(self, *arguments: str) -> Editor:
+        """`agentctl attach` with these arguments, as an editor starts it."""
+        return Editor(self.agentctl_command("attach", *arguments), self.environment)
 
     def status(self) -> dict[str, Any]:
         """What Status() says. Needs a bus."""

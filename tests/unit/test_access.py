@@ -4,6 +4,7 @@ import grp
 import os
 import pwd
 import socket
+import struct
 from pathlib import Path
 
 import pytest
@@ -80,7 +81,7 @@ def test_the_group_of_agentd_may(monkeypatch: pytest.MonkeyPatch) -> None:
     assert access().may(peer(STRANGER, SOME_GROUP.gr_gid), "box")
 
 
-@pytest.mark.parametrize("name", ["no-such-account", "-1", "0x0", " 0", "1e3"])
+@pytest.mark.parametrize("name", ["no-such-account", "-1", "0x0", " 0", "1e3", "\u00b9"])
 def test_a_name_nobody_has_lets_nobody_in(name: str) -> None:
     rules = access(users=[name, "54322"], groups=[name], box_users=[name])
     assert [rules.may(peer(uid), "box") for uid in (STRANGER, 1, 54322)] == [False, False, True]
@@ -114,3 +115,18 @@ def test_a_peers_pidfd_is_of_its_process() -> None:
     assert f"Pid:\t{os.getpid()}\n" in info
     assert not os.get_inheritable(who.pidfd)
     os.close(who.pidfd)
+
+
+def test_the_highest_numbers_are_accounts_like_others() -> None:
+    class Connection:
+        """The kernel's word on an account with numbers above those of a signed int."""
+
+        def getsockopt(self, level: int, option: int, size: int = 0) -> bytes:
+            highest = 3_000_000_000
+            credentials = struct.pack("iII", 7, highest, highest + 1)
+            return credentials if option == socket.SO_PEERCRED else struct.pack("2I", 5, highest + 2)
+
+    who = peer_of(Connection())  # type: ignore[arg-type]
+    assert who == Peer(7, 3_000_000_000, frozenset({5, 3_000_000_001, 3_000_000_002}))
+    assert access(users=["3000000000"]).may(who, "box")
+    assert access(groups=["3000000002"]).may(who, "box")

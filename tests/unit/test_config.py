@@ -368,6 +368,91 @@ def test_a_container_that_lists_agents_offers_no_others(tmp_path: Path) -> None:
         configuration.agent_of("box", "claude")
 
 
+# Between processes
+
+SHARED = """
+default_agent = "mine"
+runtimes = ["docker"]
+access = { users = ["alice"] }
+limits.drain_sec = 3
+[agents.mine]
+command = ["agent"]
+env = { KEY = "hunter2" }
+[agents.claude.env]
+KEY = "hunter2"
+[containers.box]
+agents = ["mine"]
+user = "dev"
+users = ["bob"]
+[containers.other]
+runtime = "podman"
+workdir = "/src"
+[containers.here]
+runtime = "host"
+directory = "/srv"
+"""
+
+
+def sent(data: dict[str, object]) -> config.Configuration:
+    """What another process makes of it, once it has come over the link."""
+    return config.from_portable(msgspec.msgpack.decode(msgspec.msgpack.encode(data)))
+
+
+def test_a_worker_gets_all_but_what_is_about_other_containers(tmp_path: Path) -> None:
+    whole = loads(tmp_path, SHARED)
+    mine = sent(config.portable(whole, "box"))
+    assert mine == msgspec.structs.replace(whole, containers={"box": whole.containers["box"]})
+    assert mine.agent_of("box", None)[1].env == {"KEY": "hunter2"}
+    assert sent(config.portable(whole, "unheard-of")).containers == {}
+
+
+def test_the_watcher_gets_what_it_needs_to_find_containers_and_no_secret(tmp_path: Path) -> None:
+    whole = loads(tmp_path, SHARED)
+    data = config.portable_without_agents(whole)
+    assert "hunter2" not in repr(data)
+    seen = sent(data)
+    assert (seen.runtimes, seen.limits, seen.agents) == (whole.runtimes, whole.limits, {})
+    assert seen.containers == {
+        "box": config.Container(),
+        "other": config.Container(runtime="podman"),
+        "here": config.Container(runtime="host", directory="/srv"),
+    }
+
+
+def test_defaults_survive_the_way() -> None:
+    for data in (
+        config.portable(config.Configuration(), "box"),
+        config.portable_without_agents(config.Configuration()),
+        {},
+    ):
+        assert sent(data) == config.Configuration()
+
+
+def test_what_a_newer_manager_knows_besides_is_ignored() -> None:
+    data: dict[str, object] = {
+        "telepathy": True,
+        "limits": {"drain_sec": 3, "thoughts": 7},
+        "agents": {"mine": {"command": ["x"], "mood": {"good": 1}, "env": {"mood": "good"}}},
+        "containers": {"box": {"user": "dev", "colour": "red"}},
+    }
+    assert sent(data) == config.Configuration(
+        limits=config.Limits(drain_sec=3.0),
+        agents={"mine": config.Agent(command=("x",), env={"mood": "good"})},
+        containers={"box": config.Container(user="dev")},
+    )
+
+
+@pytest.mark.parametrize(
+    "data",
+    [{"limits": {"sessions": "many"}}, {"limits": 3}, {"containers": ["box"]}, {"runtimes": ["lxc"]}],
+)
+def test_a_value_that_this_version_does_not_take_is_refused(data: dict[str, object]) -> None:
+    with pytest.raises(
+        errors.ConfigurationInvalid, match=r"^the manager's configuration is not understood: "
+    ):
+        sent(data)
+
+
 # Names and secrets
 
 

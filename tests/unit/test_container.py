@@ -57,6 +57,7 @@ def box(*facts: str) -> Container:
         (["worker serving"], "serving"),
         (["runs", "worker draining"], "draining"),
         (["runs", "worker drained"], "drained"),
+        (["runs", "worker resuming"], "serving"),  # the word of a newer worker
         (["runs", "drained"], "drained"),
         (["runs", "failed"], "failed"),
         (["failed"], "failed"),

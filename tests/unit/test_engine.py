@@ -7,6 +7,7 @@ import subprocess
 from pathlib import Path
 from typing import Literal
 
+import msgspec
 import pytest
 from pytest_subprocess import FakeProcess
 
@@ -15,9 +16,9 @@ from agentd.errors import EngineFailed, EngineMissing, NoSuchContainer
 from agentd.link import ContainerInfo
 from agentd.runtimes import Command
 from agentd.runtimes.docker import Docker
-from agentd.runtimes.engine import STEERING, Engine
+from agentd.runtimes.engine import ASK_AGAIN_SEC, EVENT_BYTES, STEERING, Engine
 from agentd.runtimes.podman import Podman
-from unit.loop import run
+from unit.loop import run, skip
 
 ENGINES = [Podman, Docker]
 both = pytest.mark.parametrize("engine", ENGINES)
@@ -97,10 +98,19 @@ def test_an_engine_that_fails_is_quoted(engine: Kind, fp: FakeProcess) -> None:
 
 
 @both
-@pytest.mark.parametrize("garbage", ["", "hello", "{}", "[{}]", "null", '[{"Id": 7}]', "[" * 20])
-def test_garbage_is_an_error_of_the_engine(engine: Kind, fp: FakeProcess, garbage: str) -> None:
+@pytest.mark.parametrize(
+    "garbage", ["", "hello", "{}", "[{}]", "null", '[{"Id": 7}]', "[" * 20, b'[{"Id":"\xff"}]']
+)
+def test_garbage_is_an_error_of_the_engine(engine: Kind, fp: FakeProcess, garbage: str | bytes) -> None:
     fp.register(inspect(engine, "box"), stdout=garbage)
     with pytest.raises(EngineFailed, match=f"^{engine.name} inspect printed something unexpected"):
+        run(made(engine).inspect("box"))
+
+
+@both
+def test_an_engine_that_describes_nothing_is_an_error_of_it(engine: Kind, fp: FakeProcess) -> None:
+    fp.register(inspect(engine, "box"), stdout="[]")
+    with pytest.raises(EngineFailed, match=f"^{engine.name} inspect box printed nothing"):
         run(made(engine).inspect("box"))
 
 
@@ -233,13 +243,22 @@ def test_no_value_of_the_environment_is_in_the_arguments(
 
 
 @both
-@pytest.mark.parametrize("name", ["PATH", "HOME", "TMPDIR", "LD_PRELOAD", "XDG_RUNTIME_DIR"])
+@pytest.mark.parametrize("name", ["HOMEBREW_GITHUB_API_TOKEN", "LD_API_KEY", "PATHFINDER_KEY", "DOCKER_PAT"])
+def test_a_name_that_only_begins_like_one_that_steers_is_hidden_too(
+    engine: Kind, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    program(tmp_path, engine, DUMP, monkeypatch)
+    arguments, environment = dumped(engine, Command(["agent"], {name: "hunter2"}))
+    assert (arguments[2:4], environment.get(name)) == (["--env", name], "hunter2")
+
+
+@both
+@pytest.mark.parametrize("name", sorted(STEERING))
 def test_what_would_steer_the_engine_itself_is_in_the_arguments_alone(
     engine: Kind, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     program(tmp_path, engine, DUMP, monkeypatch)
     arguments, environment = dumped(engine, Command(["agent"], {name: "/in/the/container"}))
-    assert name.startswith(STEERING)
     assert arguments[2:4] == ["--env", f"{name}=/in/the/container"]
     assert environment.get(name) != "/in/the/container"
 
@@ -319,6 +338,75 @@ def test_waiting_that_is_given_up_leaves_nothing(
     run(test())
 
 
+@both
+def test_an_engine_that_fails_does_not_end_the_wait(
+    engine: Kind, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def test(child: "subprocess.Popen[bytes]") -> None:
+        asked = tmp_path / "asked"
+        answer = answering(inspected(pid=child.pid))
+        program(
+            tmp_path, engine, f"mkdir {asked} 2>/dev/null && exit 125\n{answer}mkdir {asked}2", monkeypatch
+        )
+        waiting = asyncio.ensure_future(made(engine).wait(alive(child)))
+        while not (tmp_path / "asked2").exists():
+            await skip(ASK_AGAIN_SEC if asked.exists() else 0)
+        assert not waiting.done()
+        child.kill()
+        await waiting
+
+    with subprocess.Popen(["sleep", "60"]) as child:
+        run(test(child))
+
+
+@both
+def test_a_container_that_ends_while_its_engine_fails_has_ended(
+    engine: Kind, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def test(child: "subprocess.Popen[bytes]") -> None:
+        asked = tmp_path / "asked"
+        program(tmp_path, engine, f"mkdir {asked}; exit 125", monkeypatch)
+        waiting = asyncio.ensure_future(made(engine).wait(alive(child)))
+        while not asked.exists():
+            await asyncio.sleep(0)
+        child.kill()
+        await waiting
+
+    with subprocess.Popen(["sleep", "60"]) as child:
+        run(test(child))
+
+
+def waits(folder: Path, description: str) -> str:
+    """A script that fails the first `wait`, and in the second one says so and has an end."""
+    again = f"mkdir {folder}/first 2>/dev/null && exit 125; mkdir {folder}/second; exit 0"
+    return f"case $1 in wait) {again};; esac\n{description}"
+
+
+@both
+def test_a_wait_of_the_engine_that_fails_is_begun_again_while_the_container_is_what_it_was(
+    engine: Kind, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def test() -> None:
+        program(tmp_path, engine, waits(tmp_path, answering(inspected(pid=0))), monkeypatch)
+        waiting = asyncio.ensure_future(made(engine).wait(BOX))
+        while not waiting.done():
+            await skip(ASK_AGAIN_SEC if (tmp_path / "first").exists() else 0)
+        await waiting
+        assert (tmp_path / "second").exists()
+
+    run(test())
+
+
+@both
+def test_a_wait_of_the_engine_that_fails_ends_where_the_container_has_gone(
+    engine: Kind, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = waits(tmp_path, f"echo '{NO_SUCH[engine].strip()}' >&2; exit 1")
+    program(tmp_path, engine, script, monkeypatch)
+    run(made(engine).wait(BOX))
+    assert not (tmp_path / "second").exists()
+
+
 # events
 
 PODMAN_START = (
@@ -357,7 +445,31 @@ def test_an_event_names_its_container(engine: Kind, line: bytes, name: str) -> N
 
 
 @pytest.mark.parametrize(
-    ("engine", "lines"), [(Podman, PODMAN_START + PODMAN_DIED), (Docker, DOCKER_DIE + DOCKER_RENAME)]
+    ("engine", "line"),
+    [
+        (Podman, b"garbage\n"),
+        (Podman, b"\xff\n"),
+        (Podman, b'{"Name":"\xff"}\n'),
+        (Podman, b'{"Name":7}\n'),
+        (Podman, b"\n"),
+        (Docker, b"garbage\n"),
+        (Docker, b'{"Actor":null}\n'),
+        (Docker, b'{"Actor":{"Attributes":null}}\n'),
+        (Docker, b"[1]\n"),
+    ],
+)
+def test_an_event_that_is_not_understood_names_nothing(
+    engine: Kind, line: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    with pytest.raises((msgspec.DecodeError, UnicodeDecodeError)):
+        made(engine).event_name(line)
+    assert made(engine)._event_name(line) == ""
+    assert "words that are not understood" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("engine", "lines"),
+    [(Podman, PODMAN_START + b"garbage\n" + PODMAN_DIED), (Docker, DOCKER_DIE + b"{\n" + DOCKER_RENAME)],
 )
 def test_events_are_followed_to_their_end(engine: Kind, lines: bytes, fp: FakeProcess) -> None:
     async def test() -> list[str]:
@@ -393,3 +505,21 @@ def test_no_events_without_an_engine(engine: Kind, tmp_path: Path, monkeypatch: 
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(EngineMissing):
         run(test())
+
+
+@both
+def test_an_event_that_does_not_end_is_an_error_of_the_engine(
+    engine: Kind, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def test() -> None:
+        async for _ in made(engine).events(0):
+            pass
+
+    program(tmp_path, engine, f"head -c {2 * EVENT_BYTES + 10} /dev/zero; exec sleep 60", monkeypatch)
+    with pytest.raises(EngineFailed, match=f"^{engine.name} told of an event in more than"):
+        run(test())
+
+
+def test_what_an_engine_says_must_be_read_by_a_class_of_its_own() -> None:
+    with pytest.raises(TypeError, match="event_name"):
+        Engine(Configuration())  # type: ignore[abstract]

@@ -108,6 +108,21 @@ def test_bytes_that_are_not_utf8_are_refused(frame: bytes) -> None:
     envelope.require_utf8('{"a":"é"}'.encode())
 
 
+DEEP = b"[" * 30_000 + b"]" * 30_000
+
+
+def test_what_is_nested_too_deeply_is_refused_and_breaks_nothing() -> None:
+    frame = b'{"id":1,"method":"m","params":{"a":' + DEEP + b"}}"
+    with pytest.raises(errors.ParseError, match="nested too deeply"):
+        envelope.decode(frame)
+    with pytest.raises(errors.ParseError, match="nested too deeply"):
+        envelope.decode(b'{"id":1,"method":"m","params":' + DEEP + b"}")
+    assert envelope.decode_block(frame + b"\n") is None
+    assert envelope.members(frame) == {}
+    assert envelope.text(msgspec.Raw(DEEP)) is None
+    assert envelope.first_id(frame + b"\n") == b"null"
+
+
 # Blocks
 
 
@@ -128,6 +143,8 @@ def test_a_block_is_decoded_line_by_line() -> None:
         b'{"method":"a"}\n\n',
         b'\n{"method":"a"}\n',
         b'{"method":\n"a"}\n',
+        b'{"jsonrpc":"2.0","id":1,"result":\n{"x":1}}{"method":"a"}\n',
+        b'{"id":1,"result":\n{"x":{}\n}}{"method":"a"}{"method":"b"}\n',
         b'{"method":"a"}\nhello\n',
         b'{"method":"a"}\n[]\n',
         b'{"method":7}\n',

@@ -5,7 +5,7 @@ import tracemalloc
 
 import pytest
 
-from agentd.acp.framing import Framer, Torn, torn
+from agentd.acp.framing import EDGE, Framer, Torn, torn
 
 LIMIT = 64
 
@@ -67,6 +67,13 @@ def test_the_id_of_a_line_that_is_skipped_is_known(size: int) -> None:
     assert cut.torn == [Torn(b"1", False), Torn(b'"b"', True)]
 
 
+def test_both_ends_of_a_very_long_line_are_looked_at() -> None:
+    cut, filling = Cut(), b"x" * (10 * EDGE)
+    cut.feed(b'{"id":1,"method":"m","params":"' + filling + b'"}\n', 1000)
+    cut.feed(b'{"result":"' + filling + b'","id":2}\n', 1000)
+    assert cut.torn == [Torn(b"1", False), Torn(b"2", True)]
+
+
 @pytest.mark.parametrize("seed", range(20))
 def test_any_pieces_give_the_same_lines(seed: int) -> None:
     chance = random.Random(seed)
@@ -93,6 +100,18 @@ def test_an_endless_line_costs_no_memory() -> None:
     assert peak < 1 << 18
 
 
+def test_a_line_that_dribbles_in_costs_little_more_than_its_bytes() -> None:
+    cut, pieces = Cut(limit=1 << 20), [b"x"] * 50_000
+    tracemalloc.start()
+    try:
+        for piece in pieces:
+            cut.framer.feed(piece)
+        now, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert now < 5 * len(pieces)
+
+
 @pytest.mark.parametrize(
     ("head", "tail", "expected"),
     [
@@ -103,7 +122,9 @@ def test_an_endless_line_costs_no_memory() -> None:
         (b'{"id":null,"result":"', b'"}', Torn(b"null", True)),
         (b'{"id":-3,"result":"', b'"}', Torn(b"-3", True)),
         (b'{"result":{"a":"', b'"} , "id" : "a\\"b" } ', Torn(b'"a\\"b"', True)),
-        (b'{"params":{"id":9,"x":"', b'"},"method":"m"}', Torn(None, True)),
+        (b'{"params":{"id":9,"x":"', b'"},"method":"m"}', Torn(None, False)),
+        (b'{"jsonrpc":"2.0","id":5,"params":{"a":"', b'"},"method":"session/prompt"}', Torn(b"5", False)),
+        (b'{"id":5,"result":{"method":"m","x":"', b'"}}', Torn(b"5", True)),
         (b"xxxxxxxx", b"xxxxxxx", Torn(None, True)),
         (b"", b"", Torn(None, True)),
     ],

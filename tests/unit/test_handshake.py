@@ -14,10 +14,10 @@ LIMIT = 100
 SECONDS = 10.0
 
 
-def read(*pieces: bytes, end: bool = False) -> tuple[bytes, bytes]:
+def read(*pieces: bytes, end: bool = False) -> tuple[bytes, bytes] | None:
     """The first line and the rest of what a peer sends in these pieces, one after the other is read."""
 
-    async def test() -> tuple[bytes, bytes]:
+    async def test() -> tuple[bytes, bytes] | None:
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
         with ours, theirs:
@@ -49,7 +49,9 @@ def test_the_first_line_is_read_and_nothing_after_it_is_lost(pieces: list[bytes]
                 theirs.sendall(piece)
                 await settle()
             theirs.shutdown(socket.SHUT_WR)
-            line, rest = await reading
+            came = await reading
+            assert came is not None
+            line, rest = came
             assert line == b"one"
             while more := await asyncio.get_running_loop().sock_recv(ours, LIMIT):
                 rest += more
@@ -71,7 +73,13 @@ def test_a_longer_one_is_refused_as_soon_as_it_is_too_long(pieces: list[bytes]) 
 
 
 def test_who_leaves_without_a_word_is_no_error() -> None:
-    assert read(end=True) == (b"", b"")
+    assert read(end=True) is None
+
+
+def test_a_blank_first_line_is_a_line_and_no_message() -> None:
+    assert read(b"\n{}") == (b"", b"{}")
+    with pytest.raises(errors.ParseError):
+        understand(b"", b"{}")
 
 
 @pytest.mark.parametrize("half", [b"{", b'{"id":0,"method":"initialize"}'])

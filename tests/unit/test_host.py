@@ -38,9 +38,13 @@ def printed(host: Host, command: Command, name: str = "here") -> str:
     return run(test())
 
 
-def test_a_host_container_runs_as_long_as_its_directory_is_there(host: Host) -> None:
+def test_host_containers_are_listed_as_running_since_nobody_tells_when_a_directory_comes(host: Host) -> None:
     found = {each.name: each.running for each in run(host.containers())}
-    assert found == {"here": True, "nowhere": False}
+    assert found == {"here": True, "nowhere": True}
+
+
+def test_a_host_container_runs_as_long_as_its_directory_is_there(host: Host) -> None:
+    assert not run(host.inspect("nowhere")).running
     here = run(host.inspect("here"))
     assert (here.name, here.runtime, here.id, here.pid) == ("here", "host", "here", 0)
 

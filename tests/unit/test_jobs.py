@@ -105,7 +105,6 @@ def test_a_drain_is_passed_on_and_ends_with_the_worker() -> None:
         assert (job.remaining, job.drained) == (1, ["a"])
         house.ended(job, "box", "done", "a", "b")
         assert (job.state, job.remaining, job.drained) == ("done", 0, ["a", "b"])
-        assert job.ended.is_set()
         assert house.told == ["1: new", "1: 1 left", "1: 0 left", "1: ended"]
 
     run(test())
@@ -132,6 +131,7 @@ def test_draining_everything_ends_with_the_last_worker() -> None:
         (["timeout", "done"], "timeout"),
         (["timeout", "gone"], "failed"),
         (["gone", "done"], "failed"),
+        (["done", "a word of another version"], "failed"),
     ],
 )
 def test_the_worst_result_is_the_jobs(results: list[str], state: str) -> None:
@@ -148,8 +148,10 @@ def test_the_worst_result_is_the_jobs(results: list[str], state: str) -> None:
 @pytest.mark.parametrize("target", ["box", ALL])
 def test_where_no_worker_runs_a_drain_is_done_at_once(target: str) -> None:
     async def test() -> None:
-        house = House(box=-1)
+        house, seen = House(box=-1), list[str]()
+        house.registry.on_change.append(lambda container: seen.append(container.state))
         job = house.jobs.drain(target, MINUTE)
+        assert seen == ["drained"]
         assert (job.state, house.registry.get("box").state) == ("done", "drained")
         assert house.told == ["1: new", "1: 0 left", "1: ended"]
 
@@ -267,6 +269,75 @@ def test_reports_on_jobs_or_from_workers_that_have_no_part_change_nothing() -> N
     run(test())
 
 
+def test_a_worker_of_a_container_that_was_drained_alone_learns_of_it_too() -> None:
+    async def test() -> None:
+        house = House(box=-1, other=-1)
+        house.jobs.drain("box", MINUTE)
+        assert house.link("box", state="starting").sent == [link.Drain(job=0, timeout=0.0)]
+        assert house.link("other").sent == []
+        assert house.drained() == ["box"]
+
+    run(test())
+
+
+def test_what_a_worker_reports_counts_for_every_job_its_container_is_part_of() -> None:
+    async def test() -> None:
+        house = House(box=2, other=1)
+        every, one = house.jobs.drain(ALL, MINUTE), house.jobs.drain("box", MINUTE)
+        house.progress(one, "box", 1, "a")
+        assert (every.remaining, every.drained, one.remaining, one.drained) == (2, ["a"], 1, ["a"])
+        house.ended(one, "box", "done", "a", "b")
+        assert (every.state, every.remaining, one.state) == ("running", 1, "done")
+        house.ended(every, "other")
+        assert (every.state, every.drained) == ("done", ["a", "b"])
+
+    run(test())
+
+
+def test_reports_on_an_order_that_a_newer_one_has_replaced_do_not_count() -> None:
+    async def test() -> None:
+        house = House(box=2)
+        every, one = house.jobs.drain(ALL, MINUTE), house.jobs.drain("box", MINUTE)
+        house.progress(every, "box", 0, "a")
+        house.ended(every, "box", "timeout", "a")  # both were under way
+        assert (every.state, every.remaining, one.state, one.remaining) == ("running", 2, "running", 2)
+        house.ended(one, "box")
+        assert (every.state, one.state) == ("done", "done")
+
+    run(test())
+
+
+def test_a_worker_that_is_lost_fails_its_part_of_every_job() -> None:
+    async def test() -> None:
+        house = House(box=2, other=1)
+        every, one = house.jobs.drain(ALL, MINUTE), house.jobs.drain("box", MINUTE)
+        house.lose("box")
+        assert (every.state, every.remaining, one.state) == ("running", 1, "failed")
+        house.ended(every, "other")
+        assert every.state == "failed"
+
+    run(test())
+
+
+def test_a_link_that_breaks_over_its_order_ends_its_part_and_no_other() -> None:
+    async def test() -> None:
+        house = House(a=1, b=1)
+
+        class Broken(Wire):
+            def send(self, message: link.AnyMessage, descriptor: int | None = None) -> None:
+                house.lose("a")
+
+        worker = house.registry.get("a").worker
+        assert worker is not None
+        worker.link = Broken()  # type: ignore[assignment]
+        job = house.jobs.drain(ALL, MINUTE)
+        assert (job.state, job.remaining) == ("running", 1)
+        house.ended(job, "b")
+        assert job.state == "failed"
+
+    run(test())
+
+
 # Undoing
 
 
@@ -301,6 +372,44 @@ def test_undraining_one_leaves_another_as_it_is() -> None:
         house.jobs.undrain("a")
         assert (mine.state, other.state, house.drained()) == ("canceled", "running", ["b"])
         assert house.workers["b"].sent == [link.Drain(job=other.id, timeout=MINUTE)]
+
+    run(test())
+
+
+def test_one_that_serves_again_is_no_longer_part_of_the_drain_of_all() -> None:
+    async def test() -> None:
+        house = House(a=1, b=1)
+        job = house.jobs.drain(ALL, MINUTE)
+        house.jobs.undrain("a")
+        house.ended(job, "a", "timeout", "late")  # it was under way
+        assert (job.state, job.remaining, job.drained, house.drained()) == ("running", 1, [], ["b"])
+        house.ended(job, "b")
+        assert job.state == "done"
+
+    run(test())
+
+
+def test_the_drain_of_all_ends_when_the_last_it_waits_for_serves_again() -> None:
+    async def test() -> None:
+        house = House(a=1, b=1)
+        job = house.jobs.drain(ALL, MINUTE)
+        house.ended(job, "b")
+        house.jobs.undrain("a")
+        assert (job.state, house.drained()) == ("done", ["b"])
+        house.jobs.undrain("b")
+        assert job.state == "done"
+
+    run(test())
+
+
+def test_a_job_that_was_undone_bit_by_bit_can_be_cancelled() -> None:
+    async def test() -> None:
+        house = House(a=1, b=1)
+        job = house.jobs.drain(ALL, MINUTE)
+        for name in "ab":
+            house.jobs.undrain(name)
+        house.jobs.cancel(job)
+        assert (job.state, house.drained(), house.told.count("1: ended")) == ("done", [], 1)
 
     run(test())
 
@@ -370,7 +479,7 @@ def test_a_worker_that_never_answers_does_not_keep_a_job_for_ever() -> None:
         await skip(MINUTE + GRACE_SEC - 1)
         assert job.state == "running"
         await skip(1)
-        assert (job.state, job.ended.is_set(), house.drained()) == ("timeout", True, ["box"])
+        assert (job.state, house.drained()) == ("timeout", ["box"])
         house.ended(job, "box")
         assert job.state == "timeout"
 
@@ -401,5 +510,17 @@ def test_a_result_can_be_read_for_a_while() -> None:
             house.jobs.get(job.id)
         await settle()
         assert list(house.jobs) == []
+
+    run(test())
+
+
+@pytest.mark.parametrize("turns", [-1, 1])
+def test_a_job_that_ended_leaves_no_timer_for_its_deadline(turns: int) -> None:
+    async def test() -> None:
+        house = House(box=turns)
+        job = house.jobs.drain("box", 600_000.0)
+        if turns > 0:
+            house.ended(job, "box")
+        assert (job.state, job.overdue is None or job.overdue.cancelled()) == ("done", True)
 
     run(test())

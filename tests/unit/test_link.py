@@ -106,6 +106,21 @@ def test_a_descriptor_is_passed_and_the_senders_stays_its_own() -> None:
     run(test())
 
 
+def test_a_descriptor_that_came_is_not_inherited_by_children() -> None:
+    async def test() -> None:
+        ours, theirs = pair()
+        near, far = End(ours), End(theirs)
+        near.link.send(link.Connect(connection=1, uid=0), 0)
+        await far.received(1)
+        assert far.descriptors[0] is not None
+        assert not os.get_inheritable(far.descriptors[0])
+        os.close(far.descriptors[0])
+        near.link.close()
+        await far.link.wait_closed()
+
+    run(test())
+
+
 # What another version, or a stranger, may send
 
 
@@ -138,6 +153,18 @@ def test_what_is_not_understood_is_ignored_and_its_descriptor_closed(data: bytes
     run(test())
 
 
+def test_a_message_that_is_too_long_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    async def test() -> None:
+        ours, theirs = pair()
+        far = End(theirs)
+        ours.send(b"x" * (link.MESSAGE_BYTES + 1))
+        ours.close()
+        await far.link.wait_closed()
+        assert "was cut off" in caplog.text
+
+    run(test())
+
+
 def test_more_descriptors_than_one_do_not_pile_up() -> None:
     async def test() -> None:
         ours, theirs = pair()
@@ -147,6 +174,21 @@ def test_more_descriptors_than_one_do_not_pile_up() -> None:
         assert far.descriptors[0] is not None
         os.close(far.descriptors[0])
         far.link.close()
+        ours.close()
+
+    run(test())
+
+
+def test_an_empty_message_ends_the_link_and_its_descriptor_is_closed() -> None:
+    async def test() -> None:
+        ours, theirs = pair()
+        far = End(theirs)
+        read, write = os.pipe()
+        socket.send_fds(ours, [b""], [write])
+        os.close(write)
+        await far.link.wait_closed()
+        assert os.read(read, 1) == b""  # nobody holds the other end
+        os.close(read)
         ours.close()
 
     run(test())
@@ -167,6 +209,7 @@ def test_what_the_peer_does_not_read_yet_waits_for_it() -> None:
         assert await far.received(50) == messages
         near.link.send(link.Undrain())
         await far.received(51)
+        assert not asyncio.get_running_loop().remove_writer(ours)  # nothing to write, nothing to wake up for
         near.link.close()
         await far.link.wait_closed()
 
@@ -185,6 +228,40 @@ def test_a_peer_that_reads_nothing_is_given_up_and_all_descriptors_with_it(
             near.link.send(link.Connect(connection=number, uid=0, data=b"x" * 100_000), 0)
         assert (near.link.closed, near.closings) == (True, 1)
         theirs.close()
+
+    run(test())
+
+
+def test_a_message_that_is_too_long_to_send_is_logged_and_ends_the_link(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def test() -> None:
+        ours, theirs = pair()
+        near, far = End(ours), End(theirs)
+        message = link.Connect(connection=1, uid=0, data=b"x" * link.MESSAGE_BYTES)
+        assert not link.fits(message)
+        near.link.send(message, 0)
+        near.link.send(link.Undrain())
+        assert (near.link.closed, near.closings) == (True, 1)
+        await far.link.wait_closed()
+        assert far.messages == []
+        assert "a Connect of" in caplog.text
+
+    run(test())
+
+
+def test_the_longest_message_that_fits_arrives() -> None:
+    async def test() -> None:
+        ours, theirs = pair()
+        near, far = End(ours), End(theirs)
+        empty = len(msgspec.msgpack.encode(link.Connect(connection=1, uid=0, data=b"x" * (1 << 16))))
+        room = link.MESSAGE_BYTES - empty + (1 << 16)
+        longest = link.Connect(connection=1, uid=0, data=b"x" * room)
+        assert link.fits(longest)
+        near.link.send(longest)
+        assert await far.received(1) == [longest]
+        near.link.close()
+        await far.link.wait_closed()
 
     run(test())
 
@@ -227,6 +304,24 @@ def test_sending_to_a_peer_that_has_gone_closes_the_link() -> None:
         theirs.close()
         near.link.send(link.Connect(connection=1, uid=0), 0)
         await near.until(lambda: near.closings == 1)
+
+    run(test())
+
+
+@pytest.mark.parametrize("first", ["our word", "their end"])
+def test_the_last_words_of_a_peer_that_did_not_read_ours_are_heard(first: str) -> None:
+    async def test() -> None:
+        ours, theirs = pair()
+        near, said = End(ours), link.Failed(reason="r", message="m")
+        if first == "our word":
+            near.link.send(link.Undrain())
+        theirs.send(msgspec.msgpack.encode(said))
+        theirs.close()  # with ours unread, which resets the connection
+        if first == "their end":
+            near.link.send(link.Connect(connection=1, uid=0), 0)
+            near.link.send(link.Undrain())
+        await near.link.wait_closed()
+        assert (near.messages, near.closings) == ([said], 1)
 
     run(test())
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -62,6 +63,11 @@ def test_a_command_that_hangs_is_killed_at_its_deadline() -> None:
         run(process.run(["sleep", "60"], deadline=0.05))
 
 
+def test_what_a_command_has_started_dies_with_it_at_the_deadline() -> None:
+    with pytest.raises(EngineFailed, match=r"^sh -c gave no answer within 0.05 s$"):
+        run(process.run(sh("sleep 60 & sleep 60"), deadline=0.05))
+
+
 def test_a_command_that_nobody_waits_for_any_more_is_killed() -> None:
     async def test() -> None:
         task = asyncio.ensure_future(process.run(["sleep", "60"], deadline=LONG))
@@ -108,9 +114,9 @@ def test_an_agent_gets_only_what_is_listed(monkeypatch: pytest.MonkeyPatch) -> N
 def test_the_end_of_a_child_is_seen_by_all_who_wait() -> None:
     async def test() -> None:
         child = process.spawn(sh("exit 7"), env=os.environ)
-        assert child.status is None
-        assert await asyncio.gather(child.wait(), child.wait()) == [7, 7]
-        assert (child.status, await child.wait()) == (7, 7)
+        before = child.status
+        first, second = await asyncio.gather(child.wait(), child.wait())
+        assert (before, first, second, child.status, await child.wait()) == (None, 7, 7, 7, 7)
 
     run(test())
 
@@ -212,6 +218,22 @@ def test_a_program_that_cannot_run_leaves_no_pipes(argv: list[str]) -> None:
     async def test() -> None:
         with pytest.raises(OSError, match=argv[0]):
             process.spawn_piped(argv, env=os.environ)
+
+    run(test())
+
+
+@pytest.mark.parametrize("free", range(1, 8))
+def test_pipes_that_cannot_all_be_had_are_closed_again(free: int) -> None:
+    async def test() -> None:
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        used = {int(name) for name in os.listdir("/proc/self/fd")}  # and the one of this very listing
+        room = [number for number in range(len(used) + free) if number not in used]
+        resource.setrlimit(resource.RLIMIT_NOFILE, (room[free - 1], hard))
+        try:
+            with pytest.raises(OSError, match="Too many open files"):
+                process.spawn_piped(["true"], env=os.environ)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
     run(test())
 

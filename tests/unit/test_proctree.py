@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from agentd import proctree
-from unit.loop import run
+from unit.loop import Loop, run
 
 LONG = 20.0
 
@@ -24,12 +24,14 @@ class Tree:
     def __init__(self) -> None:
         self.owner = secrets.token_hex(8)
         self._read, self._write = os.pipe()
+        self._never, self._held = os.pipe()
         self._children: list[subprocess.Popen[bytes]] = []
 
     def start(self, script: str, *, mark: str = "", up: int = 1) -> list[int]:
-        """Run a shell script in which `$up` is an open descriptor that processes write their pid to."""
-        environment = {**os.environ, proctree.MARKER: mark or f"{self.owner}/1", "up": str(self._write)}
-        child = subprocess.Popen(["sh", "-c", script], env=environment, pass_fds=[self._write])
+        """Run a shell script. `$up` is a descriptor for pids, `$never` one on which nothing ever comes."""
+        variables = {"up": str(self._write), "never": str(self._never)}
+        environment = {**os.environ, proctree.MARKER: mark or f"{self.owner}/1", **variables}
+        child = subprocess.Popen(["sh", "-c", script], env=environment, pass_fds=[self._write, self._never])
         self._children.append(child)
         said = b""
         while said.count(b"\n") < up:
@@ -50,7 +52,7 @@ class Tree:
         for pid in proctree.find(self.owner):
             os.kill(pid, signal.SIGKILL)
         self.statuses()
-        for descriptor in (self._read, self._write):
+        for descriptor in (self._read, self._write, self._never, self._held):
             if descriptor >= 0:
                 os.close(descriptor)
 
@@ -66,7 +68,8 @@ def end(tree: Tree, *, term: float = LONG) -> list[int]:
     return run(proctree.end(tree.owner, term=term, kill=LONG))
 
 
-SAY_AND_SLEEP = "echo $$ >/dev/fd/$up; exec sleep 60"
+SAY_AND_SLEEP = "echo $$ >/dev/fd/$up; read x </dev/fd/$never"
+"""Without an exec after it has said so: in the middle of one a process has no environment to be seen."""
 
 
 # Finding
@@ -100,9 +103,24 @@ def test_a_child_without_environment_is_found_by_its_parent(tree: Tree) -> None:
     pids = tree.start(
         "echo $$ >/dev/fd/$up; env -i up=$up sh -c 'echo $$ >/dev/fd/$up; sleep 60; :' & wait", up=2
     )
-    found = proctree.find(tree.owner)
-    assert set(pids) <= set(found)
-    assert len(found) == 3  # and the sleep, two steps down
+    while len(found := proctree.find(tree.owner)) < 3:  # the sleep, two steps down, says nothing
+        pass
+    assert set(pids) < set(found)
+
+
+def test_one_in_the_middle_of_an_exec_is_looked_at_again(
+    tree: Tree, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (pid,) = tree.start(SAY_AND_SLEEP)
+    empty = [b""] * (proctree.LOOKS - 1)
+
+    class InExec(type(Path())):  # type: ignore[misc]
+        def read_bytes(self) -> bytes:
+            return empty.pop() if str(self) == f"/proc/{pid}/environ" and empty else super().read_bytes()
+
+    monkeypatch.setattr(proctree, "Path", InExec)
+    assert proctree.find(tree.owner) == [pid]
+    assert empty == []
 
 
 def test_what_left_its_parent_and_session_is_found_by_its_mark(tree: Tree) -> None:
@@ -205,3 +223,19 @@ def test_the_loop_runs_on_while_a_tree_is_ended(tree: Tree) -> None:
 
     run(test())
     assert tree.all_gone()
+
+
+@pytest.mark.parametrize("cancelled", ["while it waits", "before"])
+def test_ending_that_is_given_up_leaves_nothing_on_the_loop(tree: Tree, cancelled: str) -> None:
+    async def test() -> None:
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, Loop)
+        tree.start("trap '' TERM; echo $$ >/dev/fd/$up; while :; do sleep 60 & wait; done")
+        ending = asyncio.ensure_future(proctree.end(tree.owner, term=LONG, kill=LONG))
+        while cancelled != "before" and not loop.watched():
+            await asyncio.sleep(0)
+        ending.cancel()
+        await asyncio.wait([ending])
+        assert (ending.cancelled(), loop.watched()) == (True, 0)
+
+    run(test())

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
+import json
 import logging
 
 import pytest
@@ -20,10 +21,18 @@ from agentd.log import HIDDEN, Context, Redactor
         (["a|b"], "a|b a b", f"{HIDDEN} a b"),
         (["\\d"], "7 \\d", f"7 {HIDDEN}"),
         (["one\ntwo"], "one\ntwo one", f"{HIDDEN} one"),
+        ([""], "abc", "abc"),
+        (["", "b"], "abc", f"a{HIDDEN}c"),
     ],
 )
 def test_secrets_are_hidden_whole_and_nothing_else_is(secrets: list[str], text: str, expected: str) -> None:
     assert Redactor(secrets)(text) == expected
+
+
+@pytest.mark.parametrize("secret", ['a"b"c', "a\\b", "one\ntwo", "p\u00e4ss"])
+def test_secrets_are_hidden_as_json_spells_them_too(secret: str) -> None:
+    text = json.dumps({"key": secret, "plain": "x"})
+    assert json.loads(Redactor([secret])(text)) == {"key": HIDDEN, "plain": "x"}
 
 
 def test_what_hides_is_no_secret_itself() -> None:

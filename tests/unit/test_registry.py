@@ -9,7 +9,7 @@ from agentd.config import Configuration
 from agentd.config import Container as Entry
 from agentd.errors import AgentdError, WorkerFailed
 from agentd.manager.container import Container, WorkerEnd
-from agentd.manager.registry import LAST_WORDS_SEC, LISTING_SEC, Registry
+from agentd.manager.registry import COME_BACK_SEC, LAST_WORDS_SEC, LISTING_SEC, Registry
 from agentd.tasks import Tasks
 from unit.loop import run, settle, skip
 
@@ -399,6 +399,74 @@ def test_a_newer_worker_replaces_an_older_one() -> None:
         assert (old.link.closed, house.box().worker) == (True, new)
         house.registry.detach(house.box(), old)  # the old one's end comes late
         assert house.box().worker is new
+
+    run(test())
+
+
+def test_one_that_is_replaced_takes_nothing_away_though_nobody_else_knows_its_container() -> None:
+    async def test() -> None:
+        house = House()
+        old = house.link()
+        box = house.box()
+        old.link.close = lambda: house.registry.detach(box, old)  # type: ignore[method-assign,assignment]
+        new = house.link()
+        assert (house.names(), house.box() is box, box.worker) == (["box"], True, new)
+        assert "removed box" not in house.told
+
+    run(test())
+
+
+def test_no_worker_is_started_for_a_container_that_has_just_gone() -> None:
+    async def test() -> None:
+        house = House()
+        box = house.see()
+        house.registry.gone("box", "podman")
+        with pytest.raises(errors.NoSuchContainer, match="box has just gone"):
+            await house.registry.worker_of(box)
+        assert (house.spawner.started, house.told[-1]) == ([], "removed box")
+
+    run(test())
+
+
+def test_a_start_that_fails_while_its_worker_is_still_starting_is_a_failure() -> None:
+    async def test() -> None:
+        house = House()
+        asked = house.ask(house.see())
+        await settle()
+        worker = house.link(state="starting")
+        house.spawner.go(WorkerFailed("no report"))
+        await settle()
+        await skip(LAST_WORDS_SEC)
+        await asyncio.wait([asked])
+        assert (failure(asked).message, house.box().worker) == ("no report", worker)
+
+    run(test())
+
+
+def test_an_earlier_worker_that_lives_is_waited_for() -> None:
+    async def test() -> None:
+        house = House()
+        asked = house.ask(house.see())
+        await settle()
+        house.spawner.go(errors.AlreadyRunning("a worker of box is running already"))
+        await settle()
+        await skip(COME_BACK_SEC / 2)
+        assert not asked.done()
+        assert house.link() is await asked
+
+    run(test())
+
+
+def test_an_earlier_worker_that_does_not_come_back_is_not_waited_for_long() -> None:
+    async def test() -> None:
+        house = House()
+        asked = house.ask(house.see())
+        await settle()
+        house.spawner.go(errors.AlreadyRunning("a worker of box is running already"))
+        await settle()
+        await skip(COME_BACK_SEC)
+        await asyncio.wait([asked])
+        assert (failure(asked).reason, house.box().state) == ("already_running", "failed")
 
     run(test())
 

@@ -5,7 +5,7 @@ import logging
 
 import pytest
 
-from agentd.errors import AgentdError, AgentExited, AgentTimeout, Draining, QueueFull
+from agentd.errors import AgentdError, AgentExited, AgentTimeout, Draining, NoSuchSession, QueueFull
 from agentd.log import Context
 from agentd.worker.calls import Call
 from agentd.worker.session import Prompt, Session, cancel_notification
@@ -96,7 +96,8 @@ def test_a_prompt_goes_to_the_agent_as_it_came() -> None:
     room = Room().prompt(1)
     assert room.agent.frames == [b"prompt 1"]
     (call,) = room.agent.calls
-    assert (call.asker, call.raw_id, call.method, call.session) == (room.client, b"1", "session/prompt", "s")
+    assert call.asker is room.client  # type: ignore[comparison-overlap]
+    assert (call.raw_id, call.method, call.session) == (b"1", "session/prompt", "s")
     assert (room.seen(), room.session.busy) == (("prompting", 0), True)
 
 
@@ -228,3 +229,18 @@ def test_a_session_that_is_closed_in_the_middle_answers_everything() -> None:
         assert room.agent.given_up == []
 
     run(test())
+
+
+def test_a_session_that_is_closed_takes_no_prompts() -> None:
+    room = Room()
+    room.session.close(AgentExited("it ended"))
+    with pytest.raises(NoSuchSession, match="session s has ended"):
+        room.prompt(1)
+    assert (room.agent.frames, room.seen()) == ([], ("closed", 0))
+
+
+def test_the_end_of_a_turn_does_not_open_a_closed_session_again() -> None:
+    room = Room().prompt(1, 2)
+    room.session.close(AgentExited("it ended"))
+    room.session.turn_ended()
+    assert (room.agent.frames, room.seen()) == ([b"prompt 1"], ("closed", 0))

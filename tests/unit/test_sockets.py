@@ -101,6 +101,20 @@ def test_a_path_may_have_what_the_kernel_takes_and_no_more(tmp_path: Path) -> No
     assert not os.path.exists(longest + "x")
 
 
+def test_what_is_no_socket_is_left_alone(path: str) -> None:
+    Path(path).write_text("precious", encoding="ascii")
+    with pytest.raises(ConfigurationInvalid, match="is no socket"):
+        bind(path, STREAM, EVERYBODY)
+    assert Path(path).read_text(encoding="ascii") == "precious"
+
+
+def test_a_path_that_cannot_be_bound_says_why_and_leaves_nothing(tmp_path: Path) -> None:
+    before = os.umask(0o022)
+    with pytest.raises(ConfigurationInvalid, match=r"dir\.sock cannot be listened on: No such file"):
+        bind(str(tmp_path / "no" / "dir.sock"), STREAM, EVERYBODY)
+    assert os.umask(before) == 0o022
+
+
 # Taking what systemd gave
 
 

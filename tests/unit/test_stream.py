@@ -150,6 +150,47 @@ def test_finishing_sends_all_there_is_first() -> None:
     run(test())
 
 
+def test_one_that_is_finished_before_it_is_open_closes_once_it_has_sent_all() -> None:
+    async def test() -> None:
+        ends = Ends()
+        ends.stream.send(b"bye")
+        ends.stream.finish()
+        await ends.open()
+        assert await ends.read(4) == b"bye\n"
+        await ends.sink.until(lambda: ends.sink.calls == ["lost"])
+        ends.theirs.close()
+
+    run(test())
+
+
+def test_one_that_is_aborted_before_it_is_open_closes_at_once() -> None:
+    async def test() -> None:
+        ends = Ends()
+        ends.stream.abort()
+        await ends.open()
+        await ends.sink.until(lambda: ends.sink.calls == ["lost"])
+        assert ends.theirs.recv(1) == b""
+        ends.theirs.close()
+
+    run(test())
+
+
+def test_the_end_is_told_once_however_often_reading_is_held() -> None:
+    async def test() -> None:
+        ends = await Ends().open()
+        ends.theirs.shutdown(socket.SHUT_WR)
+        await ends.sink.until(lambda: ends.sink.calls)
+        for _ in range(3):
+            ends.stream.hold("x")
+            await settle()
+            ends.stream.release()
+            await settle()
+        assert ends.sink.calls == ["ended"]
+        await ends.close()
+
+    run(test())
+
+
 def test_writing_to_one_who_has_gone_does_nothing() -> None:
     async def test() -> None:
         ends = await Ends().open()
@@ -179,6 +220,17 @@ def test_a_slow_reader_is_told_of_once_and_so_is_its_catching_up() -> None:
         assert ends.sink.calls == ["full"]
         await ends.read(sent + 1000)
         await ends.sink.until(lambda: ends.sink.calls == ["full", "free"])
+        await ends.close()
+
+    run(test())
+
+
+def test_one_that_catches_up_is_told_of_when_half_has_left() -> None:
+    async def test() -> None:
+        ends = await Ends(high_water=1000).open()
+        writer = ends.stream._writer
+        assert writer is not None
+        assert writer.get_write_buffer_limits() == (500, 1000)  # type: ignore[attr-defined]
         await ends.close()
 
     run(test())

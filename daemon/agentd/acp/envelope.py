@@ -118,6 +118,13 @@ def _decode_loosely(frame: bytes) -> Envelope:
     return Envelope(loose.id, loose.method, UNSET, loose.result, loose.error)
 
 
+def is_utf8(data: bytes) -> bool:
+    try:
+        return data.isascii() or bool(data.decode())
+    except UnicodeDecodeError:
+        return False
+
+
 def require_utf8(frame: bytes) -> None:
     """What is not decoded is not checked either, and some agents die of it. Raises ParseError."""
     try:

@@ -12,7 +12,7 @@ import os
 import select
 import socket
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, cast
 
 from agentd.acp import envelope
 from agentd.acp.framing import Framer, Torn
@@ -63,9 +63,8 @@ class FrameStream(asyncio.Protocol):
 
     async def over_socket(self, sock: socket.socket) -> None:
         """Take over a connected stream socket."""
-        transport, _ = await asyncio.get_running_loop().connect_accepted_socket(lambda: self, sock)
-        self._two_way = True
-        self._attach(transport, transport)
+        self._two_way = True  # first: what waits in the socket may be delivered before the next line is
+        await asyncio.get_running_loop().connect_accepted_socket(lambda: self, sock)
 
     async def over_pipes(self, read_fd: int, write_fd: int) -> None:
         """Take over the two ends of an agent's stdout and stdin."""
@@ -165,6 +164,8 @@ class FrameStream(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._end = transport
         self.opened(transport)
+        if self._two_way:
+            self._attach(cast(asyncio.Transport, transport), cast(asyncio.Transport, transport))
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.closed(self._end)

@@ -39,6 +39,8 @@ class Container:
         self.name = name
         self.info: link.ContainerInfo | None = None
         self.configured = False
+        self.retired = False
+        """Whether it has opted out while its worker still serves those it has."""
         self.worker: WorkerEnd | None = None
         self.start: asyncio.Task[None] | None = None
         self.drained = False
@@ -80,6 +82,7 @@ class Container:
         if self.info is None or (info.id, info.pid) != (self.info.id, self.info.pid):
             self.failure = None
         self.info = info
+        self.retired = False
 
     def attach(self, worker: WorkerEnd) -> None:
         self.worker, self.failure = worker, None

@@ -36,6 +36,7 @@ class Watch:
 
     def __init__(self) -> None:
         self.link: link.Link | None = None
+        self.pid = 0
         self.engines: dict[str, str] = {}
         """Engine to what is wrong with it; "" for nothing."""
 
@@ -126,6 +127,8 @@ class Links:
             )
 
     def _refuse_second(self, hello: link.Hello) -> None:
+        if not hello.container and self.watch.link is not None and self.watch.pid != hello.pid:
+            raise AlreadyRunning(f"process {self.watch.pid} is the watcher")
         for container in self._registry:
             worker = container.worker
             if container.name == hello.container and worker is not None and worker.pid != hello.pid:
@@ -137,7 +140,7 @@ class Links:
         wire.send(self._settings(hello.container))
         if hello.code != __version__:
             log.info("process %d runs agentd %s, this is %s", hello.pid, hello.code, __version__)
-        return self._watcher(wire) if not hello.container else self._worker(wire, hello)
+        return self._watcher(wire, hello) if not hello.container else self._worker(wire, hello)
 
     # Workers
 
@@ -171,11 +174,12 @@ class Links:
 
     # The watcher
 
-    def _watcher(self, wire: link.Link) -> Callable[[link.AnyMessage | None], None]:
-        if self.watch.link is not None:
-            self.watch.link.close()
-        self.watch.link = wire
+    def _watcher(self, wire: link.Link, hello: link.Hello) -> Callable[[link.AnyMessage | None], None]:
+        before = self.watch.link
+        self.watch.link, self.watch.pid = wire, hello.pid
         self.watch.engines = {}
+        if before is not None:
+            before.close()
         log.info("the watcher is here")
         return lambda message: self._from_watcher(wire, message)
 
@@ -196,6 +200,11 @@ class Links:
                 self.watch.engines[message.runtime] = message.problem
             case _:
                 pass
+
+    def dismiss_watcher(self) -> None:
+        """Have it leave; it may be the child of a manager before us."""
+        if self.watch.link is not None:
+            self.watch.link.send(link.Leave(timeout=0.0))
 
     def reload(self) -> None:
         """Tell everyone that the configuration has changed."""

@@ -17,7 +17,7 @@ from agentd.errors import (
 )
 from agentd.log import Context
 from agentd.manager.container import Container, WorkerEnd
-from agentd.manager.spawner import Spawner
+from agentd.manager.spawner import STOP_MARGIN_SEC, Spawner
 from agentd.systemd.events import Event
 from agentd.tasks import Tasks
 
@@ -72,13 +72,13 @@ class Registry:
 
     def choose(self, name: str, allowed: Callable[[str], bool]) -> Container:
         """The container of that name; for "" the only one that is allowed. Errors list only allowed ones."""
-        mine = [each.name for each in self if allowed(each.name)]
+        mine = [each.name for each in self if allowed(each.name) and not each.retired]
         if not name and len(mine) == 1:
             return self._containers[mine[0]]
         if not name:
             text = "say which container" if mine else "no container that you may use has opted in"
             raise (AmbiguousContainer if mine else NoSuchContainer)(text, containers=mine)
-        if name not in self._containers:
+        if name not in self._containers or self._containers[name].retired:
             raise NoSuchContainer(
                 f"no container called {name} has opted in", container=name, containers=mine
             )
@@ -94,7 +94,9 @@ class Registry:
         for name in configuration.containers:
             self._known(name).configured = True
         for container in list(self):
-            container.configured = container.name in configuration.containers
+            configured = container.name in configuration.containers
+            container.retired = not configured and (container.configured or container.retired)
+            container.configured = configured
             self._drop_if_unknown(container)
 
     def seen(self, info: link.ContainerInfo) -> None:
@@ -106,6 +108,7 @@ class Registry:
         container = self._containers.get(name)
         if container is not None and container.runtime in ("", runtime):
             container.info = None
+            container.retired = not container.configured
             self._drop_if_unknown(container)
 
     def changed(self, container: Container) -> None:
@@ -200,8 +203,31 @@ class Registry:
             return False
         return True
 
-    async def stop_worker(self, container: Container) -> None:
-        await self._spawner.stop(container.name)
+    async def stop_worker(self, container: Container, timeout: float) -> None:
+        """Have the worker drain for at most that long, and leave. Raises WorkerFailed."""
+
+        async def ask() -> None:
+            if container.worker is not None:
+                container.worker.link.send(link.Leave(timeout=timeout))
+                await asyncio.wait_for(container.unlinked.wait(), timeout + STOP_MARGIN_SEC)
+
+        try:
+            await self._spawner.stop(container.name, ask)
+        except TimeoutError:
+            raise WorkerFailed(f"the worker of {container.name} does not leave") from None
+
+    async def stop_all(self, timeout: float) -> None:
+        """Have every worker leave; one that will not is only logged."""
+        stops = [self.stop_worker(container, timeout) for container in self if container.worker]
+        for problem in await asyncio.gather(*stops, return_exceptions=True):
+            if isinstance(problem, Exception):
+                log.error("%s", problem)
+
+    def hurry(self) -> None:
+        """Have those who are leaving wait for nothing any more."""
+        for container in self:
+            if container.worker is not None:
+                container.worker.link.send(link.Leave(timeout=0.0))
 
     def unit(self, container: Container) -> str:
         return self._spawner.unit(container.name)

@@ -18,7 +18,7 @@ from agentd.manager.bus.control import Control
 from agentd.manager.manager import Manager
 from agentd.manager.private_bus import PrivateBus
 from agentd.manager.sockets import EVERYBODY, FRONT_DOOR, LINK, OWNER_AND_GROUP, Inherited, take_or_bind
-from agentd.manager.spawner import ChildSpawner, Spawner, UnitSpawner
+from agentd.manager.spawner import STOP_MARGIN_SEC, ChildSpawner, Spawner, UnitSpawner
 from agentd.paths import Mode, Paths, prepare
 from agentd.systemd.activation import listen_sockets
 from agentd.systemd.notify import Notifier
@@ -145,14 +145,22 @@ class Service:
     async def _close(self, manager: Manager, control: Control, spawner: Spawner) -> None:
         manager.stopping()
         manager.door.close()
-        closing = asyncio.ensure_future(spawner.close())
-        hurry = asyncio.ensure_future(self._hurry.wait())
-        await asyncio.wait((closing, hurry), return_when=asyncio.FIRST_COMPLETED)
-        hurry.cancel()
-        if not closing.done():
-            closing.cancel()
-            await asyncio.wait([closing])
+        if isinstance(spawner, ChildSpawner):
+            manager.links.dismiss_watcher()
+            await self._let_workers_go(manager)
         manager.links.close()
+        await spawner.close()
         await control.close()
         await self._tasks.close()
         manager.sockets.close(remove=isinstance(spawner, ChildSpawner))
+
+    async def _let_workers_go(self, manager: Manager) -> None:
+        going = asyncio.ensure_future(manager.registry.stop_all(manager.configuration.limits.drain_sec))
+        hurry = asyncio.ensure_future(self._hurry.wait())
+        await asyncio.wait((going, hurry), return_when=asyncio.FIRST_COMPLETED)
+        if not going.done():
+            manager.registry.hurry()
+            await asyncio.wait((going,), timeout=STOP_MARGIN_SEC)
+        for each in (going, hurry):
+            each.cancel()
+        await asyncio.wait((going, hurry))

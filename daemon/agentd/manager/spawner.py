@@ -3,12 +3,13 @@
 
 import asyncio
 import os
+import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 
 from agentd.config import Limits
-from agentd.errors import AgentdError, AlreadyRunning, WorkerFailed
+from agentd.errors import AlreadyRunning, WorkerFailed
 from agentd.process import Child, dies_with_us, spawn
 from agentd.systemd.units import UnitJobs
 from agentd.tasks import Tasks
@@ -26,11 +27,14 @@ class Spawner(Protocol):
     async def start(self, name: str, ready: asyncio.Event) -> None:
         """Start the worker and return when it takes connections. Raises WorkerFailed."""
 
-    async def stop(self, name: str) -> None:
-        """Stop the worker, which drains first. Raises WorkerFailed."""
+    async def stop(self, name: str, ask: Callable[[], Awaitable[None]]) -> None:
+        """Stop the worker, which drains first. Raises WorkerFailed.
+
+        `ask` tells it to leave and waits until it has, for whoever has no better way.
+        """
 
     async def close(self) -> None:
-        """The manager ends. What was started for it alone ends too."""
+        """The manager has ended. What was started for it alone ends too."""
 
 
 class UnitSpawner:
@@ -55,7 +59,7 @@ class UnitSpawner:
                 f"{self.unit(name)} runs but does not report; see: systemctl status agentd"
             ) from None
 
-    async def stop(self, name: str) -> None:
+    async def stop(self, name: str, ask: Callable[[], Awaitable[None]]) -> None:
         await self._jobs.stop(self.unit(name), timeout=self._limits.drain_sec + STOP_MARGIN_SEC)
 
     async def close(self) -> None:
@@ -77,19 +81,27 @@ class ChildSpawner:
         return ""
 
     async def start(self, name: str, ready: asyncio.Event) -> None:
-        child = self._workers.get(name)
-        if child is None:
-            child = self._workers[name] = self._spawn(name)
-            self._tasks.start(self._reap(name, child), f"worker {name}")
+        old = self._workers.get(name)
+        if old is not None and await self._watch(old, ready) is None:
+            return
+        child = self._workers[name] = self._spawn(name)  # the old one was on its way out
+        self._tasks.start(self._reap(name, child), f"worker {name}")
+        status = await self._watch(child, ready)
+        if status == AlreadyRunning.exit_status:
+            raise AlreadyRunning(f"an earlier worker of {name} lives, but has not linked to this manager")
+        if status is not None:
+            raise WorkerFailed(f"the worker of {name} ended with status {status}; its log says why")
+
+    async def _watch(self, child: Child, ready: asyncio.Event) -> int | None:
+        """None once the worker is ready, its exit status if it ends before; too slow a one is killed."""
         ended = asyncio.ensure_future(child.wait())
         up = asyncio.ensure_future(ready.wait())
+        limit = self._limits.worker_start_sec
         try:
-            await asyncio.wait(
-                (ended, up), timeout=self._limits.worker_start_sec, return_when=asyncio.FIRST_COMPLETED
-            )
-            if not up.done():
-                child.signal(9)
-                raise _failure(name, ended)
+            await asyncio.wait((ended, up), timeout=limit, return_when=asyncio.FIRST_COMPLETED)
+            if not up.done() and not ended.done():
+                child.signal(signal.SIGKILL)
+            return None if up.done() else await ended
         finally:
             ended.cancel()
             up.cancel()
@@ -100,16 +112,18 @@ class ChildSpawner:
         except OSError as exc:
             raise WorkerFailed(f"no worker can be started for {name}: {exc.strerror}") from None
 
-    async def stop(self, name: str) -> None:
+    async def stop(self, name: str, ask: Callable[[], Awaitable[None]]) -> None:
+        await ask()  # it may be the child of a manager before us
         if child := self._workers.get(name):
-            await child.stop(term=self._limits.drain_sec + STOP_MARGIN_SEC, kill=self._limits.agent_kill_sec)
+            await child.stop(term=1, kill=self._limits.agent_kill_sec)
 
     def start_watcher(self) -> None:
         """Keep a watcher running, which is gone when we are."""
         self._tasks.start(self._keep_watcher(), "watcher")
 
     async def close(self) -> None:
-        await asyncio.gather(*(self.stop(name) for name in list(self._workers)))
+        for child in list(self._workers.values()):
+            await child.stop(term=1, kill=self._limits.agent_kill_sec)
         watcher, self._watcher = self._watcher, None
         await self._tasks.close()
         if watcher is not None:
@@ -125,15 +139,8 @@ class ChildSpawner:
 
     async def _reap(self, name: str, child: Child) -> None:
         await child.wait()
-        self._workers.pop(name, None)
+        if self._workers.get(name) is child:
+            del self._workers[name]
 
     def _command(self, *verb: str) -> list[str]:
         return [sys.executable, "-m", "agentd", *verb, *self._arguments]
-
-
-def _failure(name: str, ended: "asyncio.Future[int]") -> AgentdError:
-    if not ended.done():
-        return WorkerFailed(f"the worker of {name} did not report in time")
-    if ended.result() == AlreadyRunning.exit_status:
-        return AlreadyRunning(f"an earlier worker of {name} lives, but has not linked to this manager")
-    return WorkerFailed(f"the worker of {name} ended with status {ended.result()}; its log says why")

@@ -55,7 +55,7 @@ class Notifier:
 
     def status(self, text: str) -> bool:
         """One line for `systemctl status`, in ASCII: sdnotify loses the whole message over anything else."""
-        return self._send(f"STATUS={_ascii_line(text)[:STATUS_MAX]}")
+        return self._send(f"STATUS={_ascii_line(text)[:STATUS_MAX]}", wait=False)
 
     def extend_timeout(self, usec: int) -> bool:
         """Starting, reloading or stopping takes that much longer from now."""
@@ -71,10 +71,12 @@ class Notifier:
                 self.ping()
             await asyncio.sleep(self.watchdog_interval)
 
-    def _send(self, state: str) -> bool:
+    def _send(self, state: str, *, wait: bool = True) -> bool:
+        """`wait`, if need be, for a manager that does not read; not for what it can do without."""
         if self._plain is None:
             return False
         try:
+            self._plain.socket.settimeout(SEND_TIMEOUT if wait else 0)
             self._plain.notify(state)
         except OSError as error:
             logger.warning("systemd was not told %s: %s", state.partition("=")[0], error)

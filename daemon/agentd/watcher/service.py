@@ -78,6 +78,8 @@ class Watcher:
     def _order(self, message: link.AnyMessage, descriptor: int | None) -> None:
         if isinstance(message, link.Settings):
             self._tasks.start(self._configure(message), "configure")
+        elif isinstance(message, link.Leave):
+            self._stop.set()
 
     async def _configure(self, settings: link.Settings) -> None:
         try:

@@ -11,7 +11,7 @@ from msgspec import UNSET
 
 from agentd.acp import envelope, methods
 from agentd.acp.envelope import Envelope
-from agentd.acp.framing import Torn
+from agentd.acp.framing import EDGE, Torn, torn
 from agentd.acp.stream import FrameStream
 from agentd.config import Limits
 from agentd.errors import AgentdError, AgentExited, AgentFailed, AgentMissing, AgentTimeout, FrameTooLarge
@@ -93,6 +93,7 @@ class Agent:
         self._has_answered = False
         self._dismissed = False
         self._stop_asked = asyncio.Event()
+        self._held: list[bytes] | None = None
         self._heard = 0.0
         self._watches: dict[bytes, asyncio.TimerHandle] = {}
 
@@ -220,6 +221,11 @@ class Agent:
             self._expect(raw_id, call.method)
         self._send(envelope.with_id(frame, raw_id))
 
+    def introduce(self, hello: bytes) -> None:
+        """Say what its client said to the agent before it, and nothing else until it has answered."""
+        self.request(hello, Call(None, envelope.NULL, methods.INITIALIZE))
+        self._held = []
+
     def notify(self, frame: bytes) -> None:
         """Send a notification, or an answer, as it is."""
         self._send(frame)
@@ -234,13 +240,26 @@ class Agent:
         """Requests of this asker that are open."""
         return self._calls.of(asker)
 
+    @property
+    def coming_sessions(self) -> int:
+        """Sessions it was asked to make and has not made yet."""
+        return self._calls.of_methods(methods.CREATES_SESSION)
+
     def hold(self, reason: str, held: bool) -> None:
         """Stop or go on reading its output."""
         self._stream.hold(reason, held)
 
     def _send(self, frame: bytes) -> None:
+        if self._held is not None:
+            self._held.append(frame)
+            return
         self._trace("to", frame)
         self._stream.send(frame)
+
+    def _let_go(self) -> None:
+        held, self._held = self._held or [], None
+        for frame in held:
+            self._send(frame)
 
     # Answers to what the agent asked (Asker)
 
@@ -291,7 +310,7 @@ class Agent:
     def received(self, block: bytes) -> None:
         """Lines from stdout: runs of notifications go on as one piece, everything else one by one."""
         self._heard = asyncio.get_running_loop().time()
-        messages = envelope.decode_block(block)
+        messages = envelope.decode_block(block) if envelope.is_utf8(block) else None
         if messages is None or self.log.isEnabledFor(logging.DEBUG):
             for line in block.split(b"\n"):
                 self._line(line)
@@ -322,12 +341,15 @@ class Agent:
             return
         self._trace("from", line)
         try:
+            envelope.require_utf8(line)
             message = envelope.decode(line)
         except AgentdError as exc:
-            shown = self._place.redact(line[:200].decode(errors="replace"))
+            shown = self._place.redact(line[:EDGE].decode(errors="replace"))[:200]
             self.log.warning(
                 "%s wrote something on stdout that is not ACP (%s): %s", self.name, exc.reason, shown
             )
+            if line.startswith(b"{"):
+                self._answer_for(torn(line[:EDGE], line[-EDGE:]), exc)
             return
         self._message(line, message)
 
@@ -353,6 +375,8 @@ class Agent:
             self.state = State.READY
         if call.asker is not None:
             call.asker.answer(call, envelope.with_id(line, call.raw_id))
+        else:
+            self._let_go()
         self._audience.answered(self, call, line)
 
     def _fail(self, call: Call, error: AgentdError) -> None:
@@ -367,9 +391,16 @@ class Agent:
         self.log.warning("%s", error.message)
         if message.raw_id is None and message.is_response:
             self.give_up(error)  # somebody waits for this, and nobody can tell who
-        elif message.raw_id is not None and not message.is_response:
+        else:
+            self._answer_for(message, error)
+
+    def _answer_for(self, message: Torn, error: AgentdError) -> None:
+        """Whoever waits for something that came as what cannot be passed on gets an error."""
+        if message.raw_id is None:
+            return
+        if not message.is_response:
             self._send(envelope.failure(message.raw_id, error))
-        elif message.raw_id is not None and (call := self._settle(message.raw_id)):
+        elif call := self._settle(message.raw_id):
             self._fail(call, error)
 
     def ended(self) -> None:

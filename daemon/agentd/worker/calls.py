@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Requests under way: every peer counts its ids from 0, so each hop issues its own."""
 
+from collections.abc import Container
 from typing import NamedTuple, Protocol
 
 from agentd.acp import envelope
@@ -63,6 +64,10 @@ class Calls:
         """Take out every call (of one asker), because nobody will answer or wants to know."""
         taken = [n for n, call in self._open.items() if asker is None or call.asker is asker]
         return [self._open.pop(n) for n in taken]
+
+    def of_methods(self, methods: Container[str]) -> int:
+        """How many requests of these kinds are open."""
+        return sum(call.method in methods for call in self._open.values())
 
     def of(self, asker: object) -> int:
         """How many requests of one asker are open."""

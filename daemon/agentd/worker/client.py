@@ -180,7 +180,7 @@ class Client:
             return self._agent
         self._agent = self._house.hire(self)
         if self._hello is not None and not is_hello:
-            self._agent.request(self._hello, Call(None, envelope.NULL, methods.INITIALIZE))
+            self._agent.introduce(self._hello)
         return self._agent
 
     def oversized(self, message: Torn) -> None:
@@ -216,7 +216,7 @@ class Client:
 
     def asked(self, agent: Agent, frame: bytes, message: Envelope) -> None:
         call = Call(agent, message.raw_id, str(message.method), message.session)
-        if self._stream.at_end:
+        if self._stream.at_end or self._gone:
             agent.fail(call, ClientGone("the client has gone"))
             return
         try:
@@ -285,17 +285,22 @@ class Client:
 
     def ended(self) -> None:
         """The client writes no more. If it still reads, it gets what it waits for."""
-        for call in self._asked.settle_all():
-            if call.asker is not None:
-                call.asker.fail(call, ClientGone("the client has gone"))
+        self._answer_for_it()
         if gone(self._sock):
             self._stream.abort()
         else:
             self._leave_if_done()
 
+    def _answer_for_it(self) -> None:
+        """Nobody will answer what the agent has asked any more."""
+        for call in self._asked.settle_all():
+            if call.asker is not None:
+                call.asker.fail(call, ClientGone("the client has gone"))
+
     def lost(self) -> None:
         self._log.info("client detached", extra={"event": Event.CLIENT_DETACHED})
         self._gone = True
+        self._answer_for_it()
         for session in self.sessions.values():
             session.forget(self)
         if self._agent is not None:

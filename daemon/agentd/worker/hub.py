@@ -12,7 +12,7 @@ from agentd.acp.stream import refuse
 from agentd.config import Configuration, Limits, secrets
 from agentd.errors import AgentdError, Draining, LimitReached
 from agentd.log import Redactor
-from agentd.runtimes import Command
+from agentd.runtimes import Command, runtime
 from agentd.tasks import Tasks
 from agentd.worker.agent import Agent, Place
 from agentd.worker.client import Client
@@ -158,10 +158,13 @@ class Hub:
             raise Draining(
                 f"{self.place.container.name} is being drained: running turns may end, none may begin"
             )
-        if method in methods.CREATES_SESSION and sum(1 for _ in self.sessions) >= self.limits.sessions:
+        if method in methods.CREATES_SESSION and self._sessions_made_or_asked() >= self.limits.sessions:
             raise LimitReached(
                 f"{self.place.container.name} has {self.limits.sessions} sessions already; close one"
             )
+
+    def _sessions_made_or_asked(self) -> int:
+        return sum(1 for _ in self.sessions) + sum(agent.coming_sessions for agent in self._agents)
 
     # Orders
 
@@ -173,8 +176,11 @@ class Hub:
     def reconfigure(self, configuration: Configuration) -> None:
         """What begins from now on goes by this; what runs is left alone."""
         self.configuration = configuration
-        redact = Redactor(secrets(configuration))
-        self.place = self.place._replace(limits=configuration.limits, redact=redact)
+        self.place = self.place._replace(
+            runtime=runtime(self.place.runtime.name, configuration),
+            limits=configuration.limits,
+            redact=Redactor(secrets(configuration)),
+        )
 
     # The end
 

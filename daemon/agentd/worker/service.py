@@ -149,8 +149,8 @@ class Worker:
             case link.Settings():
                 self._configure(message)
             case link.Leave():
-                self._patience = message.timeout
-                self._leave.set()
+                self._patience = message.timeout if self._patience is None else self._patience
+                self._asked_to_end()
             case _:
                 self._log.warning(
                     "the manager sent %s, which means nothing here now", type(message).__name__

@@ -39,14 +39,24 @@ class Stderr(asyncio.Protocol):
         self.heard = asyncio.get_running_loop().time()
         *lines, self._partial = (self._partial + data).split(b"\n")
         for line in lines:
-            self._line(line)
-        while len(self._partial) > LINE_BYTES:
-            self._line(self._partial[:LINE_BYTES])
-            self._partial = self._partial[LINE_BYTES:]
+            self._partial, rest = line, self._partial
+            self._cut()
+            self._line(self._partial)
+            self._partial = rest
+        if len(self._partial) > LINE_BYTES + self._redact.longest:
+            self._cut()
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self._partial:
             self._line(self._partial)
+
+    def _cut(self) -> None:
+        """Log what there is of a long line, and never half a secret."""
+        hidden = self._redact(self._partial.decode(errors="replace")).encode()
+        while len(hidden) > LINE_BYTES + self._redact.longest:
+            self._line(hidden[:LINE_BYTES])
+            hidden = hidden[LINE_BYTES:]
+        self._partial = hidden
 
     def _line(self, line: bytes) -> None:
         text = self._redact(line.decode(errors="replace").rstrip())

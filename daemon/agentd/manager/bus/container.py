@@ -52,7 +52,8 @@ class ContainerFace(Interface, name="org.agentd1.Container"):
     @method()
     async def stop(self) -> None:
         await self._require(Action.MANAGE_CONTAINERS, "stop")
-        await self._manager.registry.stop_worker(self._container)
+        patience = self._manager.configuration.limits.drain_sec
+        await self._manager.registry.stop_worker(self._container, patience)
 
     async def _require(self, action: Action, verb: str) -> None:
         await self._authority.require(action, container=self._container.name, verb=verb)

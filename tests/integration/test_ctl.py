@@ -1,0 +1,430 @@
+# SPDX-License-Identifier: Apache-2.0
+"""agentctl, as people, scripts and editors use it: what it prints where, and how it ends."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from support.acp_client import texts
+from support.editor import Editor
+from support.embedded import Embedded, Start, eventually
+
+ODD_NAMES = ["../here", "a b", 'a"b', "a\nb", "é", "\x1b[31m", "--", "x;y", "%s", "{}"]
+
+
+@pytest.fixture
+def agentd(start: Start) -> Embedded:
+    """An agentd on a bus of its own."""
+    return start(bus="private")
+
+
+@pytest.fixture
+def editor(agentd: Embedded) -> Iterator[Editor]:
+    """An editor that has a session in `here`."""
+    with agentd.attach("here") as editor:
+        editor.initialize()
+        yield editor
+
+
+def started(agentd: Embedded, *arguments: str) -> "subprocess.Popen[str]":
+    """agentctl, running, with its output to be read."""
+    pipe = subprocess.PIPE
+    command = agentd.agentctl_command(*arguments)
+    return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=agentd.environment)
+
+
+def ended(process: "subprocess.Popen[str]") -> tuple[int, str, str]:
+    """Wait for the end of a command: status, stdout and stderr."""
+    stdout, stderr = process.communicate(timeout=30)
+    return process.returncode, stdout, stderr
+
+
+# attach
+
+
+def test_attach_is_pure_acp_and_ends_with_its_input(editor: Editor) -> None:
+    answer, said = editor.turn("say one", "stderr noise", "raw noise", "say two")
+    assert (said, answer["result"]["stopReason"]) == (["one", "two"], "end_turn")
+    editor.hang_up()
+    assert editor.at_end()
+    assert editor.end() == (0, "")
+
+
+def test_attach_asks_the_editor_for_permission(editor: Editor) -> None:
+    turn = editor.prompt("ask May I?")
+    asked = editor.until("session/request_permission")
+    editor.send({"id": asked["id"], "result": {"outcome": {"outcome": "selected", "optionId": "yes"}}})
+    assert texts(editor.answer_to(turn)[1]) == ["permission: yes"]
+
+
+def test_attach_delivers_what_the_turn_still_brings_when_its_input_ends(editor: Editor) -> None:
+    turn = editor.prompt("say one", "updates 2000 1000", "say two")
+    editor.until_text("one")
+    editor.hang_up()
+    answer, before = editor.answer_to(turn)
+    assert (len(texts(before)), answer["result"]["stopReason"]) == (2001, "end_turn")
+    assert editor.end() == (0, "")
+
+
+def test_attach_passes_a_frame_of_64_mib(editor: Editor) -> None:
+    frame = b'{"jsonrpc":"2.0","id":"big","method":"_echo","params":{"x":"%s"}}'
+    editor.raw(frame % (b"x" * ((64 << 20) - len(frame) + 2)) + b"\n")
+    answer = editor.line()
+    assert len(answer) > (64 << 20) - 100
+    assert answer.startswith(b'{"jsonrpc":') and b'"id":"big"' in answer[:100] + answer[-100:]
+
+
+def test_attach_ends_when_nobody_reads_any_more(editor: Editor) -> None:
+    editor.prompt("updates 100000 1000")
+    editor.stop_reading()
+    assert editor.end() == (0, "")
+
+
+def test_attach_is_gone_with_its_editor_and_so_is_the_agent(agentd: Embedded) -> None:
+    with agentd.attach("here") as editor:
+        editor.initialize()
+        assert agentd.agents()
+    eventually(lambda: not agentd.agents(), "the agent has ended")
+
+
+def test_attach_says_when_agentd_closes(agentd: Embedded, editor: Editor) -> None:
+    os.kill(agentd.workers()[0], signal.SIGKILL)
+    assert editor.at_end()
+    status, said = editor.end()
+    assert status == 69 and said.startswith("agentctl: ") and said.count("\n") == 1
+
+
+def test_attach_outlives_the_manager(agentd: Embedded, editor: Editor) -> None:
+    agentd.kill()
+    assert editor.turn("say fine")[1] == ["fine"]
+    agentd.start()
+    eventually(lambda: agentd.container()["clients"] == 1, "the worker has linked again")
+    assert editor.turn("say fine")[1] == ["fine"]
+
+
+def refused(agentd: Embedded, *arguments: str) -> int:
+    """The exit status of an attach that fails: nothing on stdout, one line on stderr."""
+    done = agentd.agentctl("attach", *arguments, stdin=subprocess.DEVNULL)
+    assert done.stdout == ""
+    assert done.stderr.startswith("agentctl: ") and done.stderr.count("\n") == 1
+    assert done.stderr.strip().isprintable()
+    return done.returncode
+
+
+def test_attach_tells_refusals_apart_by_exit_status(agentd: Embedded) -> None:
+    assert refused(agentd, "there") == 66
+    assert refused(agentd, "here", "--agent", "nobody") == 66
+
+
+@pytest.mark.parametrize("name", ODD_NAMES)
+def test_attach_refuses_names_that_cannot_be(agentd: Embedded, name: str) -> None:
+    assert refused(agentd, "--", name) in (64, 66)
+
+
+def test_attach_while_draining_may_be_tried_again_later(agentd: Embedded) -> None:
+    assert agentd.agentctl("drain", "here", "--wait").returncode == 0
+    assert refused(agentd, "here") == 75
+
+
+def test_attach_without_a_manager_is_refused(start: Start) -> None:
+    agentd = start()
+    assert agentd.stop() == 0
+    assert refused(agentd, "here") == 69
+
+
+def test_attach_takes_the_agent_that_is_named(start: Start) -> None:
+    with start(limits='[agents.gone]\ncommand = ["/nowhere"]').attach("here", "--agent", "gone") as editor:
+        answer = editor.call("initialize", {"protocolVersion": 1})
+        assert answer["error"]["data"]["reason"] == "agent_missing"
+
+
+# prompt
+
+
+def test_prompt_streams_the_answer(agentd: Embedded) -> None:
+    done = agentd.agentctl("prompt", "here", "say one, \nsay two")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "one,two\n", "")
+
+
+@pytest.mark.parametrize(("choice", "outcome"), [("allow", "yes"), ("reject", "no")])
+def test_prompt_answers_questions_as_it_was_told(agentd: Embedded, choice: str, outcome: str) -> None:
+    done = agentd.agentctl("prompt", "here", "ask May I?", "--permission", choice)
+    assert (done.returncode, done.stdout) == (0, f"permission: {outcome}\n")
+
+
+def test_prompt_rejects_where_there_is_nobody_to_ask(agentd: Embedded) -> None:
+    done = agentd.agentctl("prompt", "here", "ask May I?", start_new_session=True)
+    assert (done.returncode, done.stdout) == (0, "permission: no\n")
+
+
+def test_prompt_prints_lines_of_json(agentd: Embedded) -> None:
+    done = agentd.agentctl("prompt", "here", "say one\nsay two", "--json")
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [line["update"]["content"]["text"] for line in lines[:-1]] == ["one", "two"]
+    assert lines[-1]["result"]["stopReason"] == "end_turn"
+
+
+def test_prompt_reads_standard_input(agentd: Embedded) -> None:
+    done = agentd.agentctl("prompt", "here", "-", input="say from stdin ü\n")
+    assert (done.returncode, done.stdout) == (0, "from stdin ü\n")
+
+
+def test_prompt_shows_no_escape_sequences(agentd: Embedded) -> None:
+    done = agentd.agentctl("prompt", "here", "say red \x1b[31m\x07 text")
+    assert done.returncode == 0 and done.stdout.strip().isprintable()
+
+
+def test_interrupt_cancels_the_turn(agentd: Embedded) -> None:
+    command = started(agentd, "prompt", "here", "say started\ncancelled\nsay .\nsay stopped")
+    assert command.stdout and command.stdout.read(7) == "started"
+    command.send_signal(signal.SIGINT)
+    status, said, _ = ended(command)
+    assert (status, said) == (130, ".stopped\n")
+
+
+def test_second_interrupt_leaves(start: Start) -> None:
+    agentd = start("--ignore-cancel", bus="private", limits="cancel_sec = 2.0")
+    command = started(agentd, "prompt", "here", "say started\nhold")
+    assert command.stdout and command.stdout.read(7) == "started"
+    command.send_signal(signal.SIGINT)
+    assert command.stderr and "cancelling" in command.stderr.readline()
+    command.send_signal(signal.SIGINT)
+    assert ended(command)[0] == 130
+
+
+def test_prompt_tells_failures_apart_by_exit_status(start: Start) -> None:
+    agentd = start(bus="private", limits='[agents.gone]\ncommand = ["/nowhere"]')
+    failures = {
+        ("there", "say x"): 66,
+        ("here", "say x", "--agent", "nobody"): 66,
+        ("here", "say x", "--agent", "gone"): 69,
+        ("here", "exit 3"): 69,
+    }
+    for arguments, status in failures.items():
+        done = agentd.agentctl("prompt", *arguments)
+        assert (done.returncode, done.stderr[:10], done.stderr.count("\n")) == (status, "agentctl: ", 1)
+
+
+def test_prompt_says_when_the_worker_dies(agentd: Embedded) -> None:
+    command = started(agentd, "prompt", "here", "say started\nhold")
+    assert command.stdout and command.stdout.read(7) == "started"
+    os.kill(agentd.workers()[0], signal.SIGKILL)
+    status, _, said = ended(command)
+    assert status == 69 and "connection was closed" in said
+
+
+def test_prompt_while_draining_may_be_tried_again_later(agentd: Embedded) -> None:
+    agentd.agentctl("drain", "--wait")
+    assert agentd.agentctl("prompt", "here", "say x").returncode == 75
+
+
+def test_prompt_whose_output_nobody_reads_ends(agentd: Embedded) -> None:
+    command = started(agentd, "prompt", "here", "say started\nupdates 20000 100")
+    assert command.stdout and command.stdout.read(7) == "started"
+    command.stdout.close()
+    assert command.stderr and "Traceback" not in command.stderr.read()
+    command.wait(20)
+    command.stderr.close()
+
+
+# status and list
+
+
+def test_status_shows_what_goes_on(agentd: Embedded) -> None:
+    with agentd.client() as client:
+        client.open().prompt("say one", "hold")
+        client.until_text("one")
+        row = "here +host +serving +1 +1 +1 +[0-9]+ +scripted \\(ready\\)"
+        eventually(lambda: matches(row, agentd.agentctl("status").stdout), row)
+        client.notify("_release")
+
+
+def matches(pattern: str, text: str) -> bool:
+    return re.search(pattern, text) is not None
+
+
+def test_status_as_json_has_every_part(agentd: Embedded) -> None:
+    with agentd.client() as client:
+        client.open()
+        here = eventually(lambda: agentd.container()["agents"] and agentd.container())
+        assert [each["id"] for each in here["sessions"]] == [client.session]
+        assert [(each["name"], each["state"]) for each in here["agents"]] == [("scripted", "ready")]
+        assert here["worker_pid"] == agentd.workers()[0]
+    status = agentd.status()
+    assert agentd.process is not None
+    assert (status["mode"], status["state"], status["pid"]) == ("embedded", "running", agentd.process.pid)
+
+
+def test_status_shows_the_last_error_of_a_container(start: Start, tmp_path: Path) -> None:
+    agentd = start(
+        bus="private", limits=f'[containers.lost]\nruntime = "host"\ndirectory = "{tmp_path}/lost"'
+    )
+    with agentd.client() as client:
+        client.attach("lost")
+    assert agentd.container("lost")["state"] in ("stopped", "failed")
+    assert agentd.agentctl("status").returncode == 0
+
+
+def test_list_shows_containers_that_are_idle_too(agentd: Embedded) -> None:
+    assert matches("here +host +idle +0 +0", eventually(lambda: host_listed(agentd)))
+    [here] = json.loads(agentd.agentctl("list", "--json").stdout)
+    assert (here["name"], here["state"], here["clients"], here["sessions"]) == ("here", "idle", 0, 0)
+
+
+def host_listed(agentd: Embedded) -> str:
+    """What `list` prints, once the watcher has said what runs."""
+    text = agentd.agentctl("list").stdout
+    return text if " host " in text else ""
+
+
+# drain and undrain
+
+
+def test_drain_waits_for_turns_to_end_by_themselves(agentd: Embedded) -> None:
+    with agentd.client() as client:
+        turn = client.open().prompt("say one", "hold")
+        client.until_text("one")
+        command = started(agentd, "drain", "here", "--timeout", "30", "--wait")
+        assert command.stderr and command.stderr.readline() == "1 turn left\n"
+        client.notify("_release")
+        assert client.answer_to(turn)[0]["result"]["stopReason"] == "end_turn"
+        status, _, said = ended(command)
+        assert status == 0 and "every turn ended by itself" in said
+        assert agentd.container()["state"] == "drained"
+
+
+def test_drain_cuts_off_what_does_not_end_in_time(start: Start) -> None:
+    agentd = start("--ignore-cancel", bus="private")
+    with agentd.client() as client:
+        turn = client.open().prompt("say one", "hold")
+        client.until_text("one")
+        began = time.monotonic()
+        done = agentd.agentctl("drain", "here", "--timeout", "0.5", "--wait")
+        assert done.returncode == 75 and "cut off" in done.stderr
+        assert time.monotonic() - began < 10
+        assert client.answer_to(turn)[0]["result"] == {"stopReason": "cancelled"}
+        assert agentd.container()["state"] == "drained"
+
+
+def test_drain_lets_a_turn_that_heeds_the_cancel_end_itself(agentd: Embedded) -> None:
+    with agentd.client() as client:
+        turn = client.open().prompt("say one", "cancelled", "say two")
+        client.until_text("one")
+        assert agentd.agentctl("drain", "--timeout", "0.5", "--wait").returncode == 75
+        answer, before = client.answer_to(turn)
+        assert (texts(before), answer["result"]["stopReason"]) == (["two"], "cancelled")
+
+
+def test_drain_of_nothing_is_done_at_once(agentd: Embedded) -> None:
+    assert agentd.agentctl("drain", "--wait").returncode == 0
+    assert agentd.status()["draining"] is True
+
+
+def test_drain_without_wait_returns_at_once_and_can_be_undone(agentd: Embedded) -> None:
+    with agentd.client() as client:
+        turn = client.open().prompt("say one", "hold")
+        client.until_text("one")
+        assert agentd.agentctl("drain", "here", "--timeout", "60").returncode == 0
+        assert refused(agentd, "here") == 75
+        assert agentd.agentctl("undrain", "here").returncode == 0
+        client.notify("_release")
+        assert "result" in client.answer_to(turn)[0]
+        assert client.turn("say fine")[1] == ["fine"]
+        assert agentd.container()["state"] == "serving"
+
+
+def test_drain_that_is_undone_is_not_done(agentd: Embedded) -> None:
+    with agentd.client() as client:
+        client.open().prompt("say one", "hold")
+        client.until_text("one")
+        command = started(agentd, "drain", "here", "--timeout", "60", "--wait")
+        assert command.stderr and command.stderr.readline()
+        assert agentd.agentctl("undrain", "here").returncode == 0
+        assert ended(command)[0] == 75
+        client.notify("_release")
+
+
+def test_drain_whose_worker_dies_has_failed(agentd: Embedded) -> None:
+    with agentd.client() as client:
+        client.open().prompt("say one", "hold")
+        client.until_text("one")
+        command = started(agentd, "drain", "here", "--timeout", "60", "--wait")
+        assert command.stderr and command.stderr.readline()
+        os.kill(agentd.workers()[0], signal.SIGKILL)
+        assert ended(command)[0] == 69
+
+
+def test_drain_of_all_refuses_every_new_connection_until_undrained(agentd: Embedded) -> None:
+    assert agentd.agentctl("drain", "--wait").returncode == 0
+    assert refused(agentd, "here") == 75
+    assert agentd.agentctl("undrain").returncode == 0
+    with agentd.client() as client:
+        assert client.open().turn("say fine")[1] == ["fine"]
+
+
+def test_wrong_orders_are_refused_with_their_reason(agentd: Embedded) -> None:
+    wrong = {("drain", "there"): 66, ("undrain", "there"): 66, ("undrain", "here"): 64, ("undrain",): 64}
+    for arguments, status in wrong.items():
+        done = agentd.agentctl(*arguments)
+        assert (done.returncode, done.stdout, done.stderr[:10]) == (status, "", "agentctl: ")
+
+
+@pytest.mark.parametrize("seconds", ["0", "-1", "nan", "inf", "soon", "1e9"])
+def test_timeout_that_is_no_time_is_refused(agentd: Embedded, seconds: str) -> None:
+    assert agentd.agentctl("drain", f"--timeout={seconds}", "--wait").returncode in (2, 64)
+    assert agentd.status()["draining"] is False
+
+
+# reload
+
+
+def test_reload_says_what_was_applied(agentd: Embedded) -> None:
+    text = agentd.config.read_text()
+    agentd.config.write_text(text.replace("[limits]", "[access]\nusers = ['0']\n[limits]\nsessions = 3"))
+    done = agentd.agentctl("reload")
+    assert (done.returncode, done.stdout) == (0, "applied: access, limits\n")
+    assert agentd.agentctl("reload").stdout == "applied: nothing had changed\n"
+
+
+def test_reload_of_a_broken_file_fails_with_the_reason(agentd: Embedded) -> None:
+    agentd.config.write_text(agentd.config.read_text() + "\nagnets = 3\n")
+    done = agentd.agentctl("reload")
+    assert (done.returncode, done.stdout) == (78, "")
+    assert str(agentd.config) in done.stderr and "agnets" in done.stderr
+
+
+# Where there is no manager
+
+
+@pytest.mark.parametrize("verb", ["status", "list", "drain", "undrain", "reload"])
+def test_orders_without_a_manager_say_so(tmp_path: Path, verb: str) -> None:
+    command = [sys.executable, "-m", "agentd.ctl", "--runtime-dir", str(tmp_path / "none"), verb]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    assert (done.returncode, done.stdout) == (69, "")
+    assert done.stderr.startswith("agentctl: no agentd answers") and done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("arguments", [["status"], ["attach", "here"], ["prompt", "here", "say x"]])
+def test_nothing_anywhere_is_said_too(tmp_path: Path, arguments: list[str]) -> None:
+    nowhere = {"XDG_RUNTIME_DIR": str(tmp_path), "TMPDIR": str(tmp_path), "HOME": str(tmp_path)}
+    buses = dict.fromkeys(
+        ("DBUS_SYSTEM_BUS_ADDRESS", "DBUS_SESSION_BUS_ADDRESS"), f"unix:path={tmp_path}/bus"
+    )
+    command = [sys.executable, "-m", "agentd.ctl", *arguments]
+    environment = {**os.environ, **nowhere, **buses}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30, env=environment, check=False)
+    assert (done.returncode, done.stdout) == (69, "")
+    assert done.stderr.startswith("agentctl: no agentd answers")
+
+
+def test_status_of_a_manager_that_was_killed_says_so(agentd: Embedded) -> None:
+    agentd.kill()
+    eventually(lambda: agentd.agentctl("status").returncode == 69)
