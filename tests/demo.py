@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """`make demo`: agentd from its start to its end, on this machine alone, and what can be done meanwhile.
 
-No systemd and no container engine: the container is this host (runtime "host"), the agent is the scripted one
-of the tests, the bus a private one. Everything goes through the same commands a user has.
+No systemd and no container engine: the container is this host (runtime "host"), the agent is the scripted
+one of the tests, the bus a private one. Everything goes through the same commands a user has.
 """
 
 import contextlib

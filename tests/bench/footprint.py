@@ -83,7 +83,9 @@ def switches(pid: int) -> int:
     """How often the threads of a process have gone to sleep: each wake-up ends in one more."""
     found = 0
     for status in Path(f"/proc/{pid}/task").glob("*/status"):
-        found += sum(map(int, re.findall(r"^voluntary_ctxt_switches:\s+(\d+)", status.read_text(), re.MULTILINE)))
+        found += sum(
+            map(int, re.findall(r"^voluntary_ctxt_switches:\s+(\d+)", status.read_text(), re.MULTILINE))
+        )
     return found
 
 
@@ -111,7 +113,12 @@ def idle_minute(daemon: Embedded) -> dict[str, int]:
 def status_time(containers: int) -> float:
     """Median milliseconds of a Status() call, as busctl would make it, with that many containers."""
     with agentd(containers, bus="private") as daemon:
-        command = ["dbus-send", f"--bus=unix:path={daemon.runtime_dir}/bus", "--print-reply", "--dest=org.agentd1"]
+        command = [
+            "dbus-send",
+            f"--bus=unix:path={daemon.runtime_dir}/bus",
+            "--print-reply",
+            "--dest=org.agentd1",
+        ]
         taken = []
         for member in ["org.freedesktop.DBus.Peer.Ping", "org.agentd1.Manager.Status"] * 9:
             began = time.perf_counter()
@@ -138,7 +145,9 @@ def main() -> int:
     # one late ping more or less falls into the minute
     quiet = all(count <= expected[name] + (1 if expected[name] else 0) for name, count in wakes.items())
     met = worker[0] < WORKER_MIB_GOAL and attached - direct <= ATTACH_MS_GOAL and quiet
-    goals = f"worker under {WORKER_MIB_GOAL:g} MiB, attach at most {ATTACH_MS_GOAL:g} ms more, no idle wake-ups"
+    goals = (
+        f"worker under {WORKER_MIB_GOAL:g} MiB, attach at most {ATTACH_MS_GOAL:g} ms more, no idle wake-ups"
+    )
     print(f"goals: {goals}: {'met' if met else 'MISSED'}")
     return 0 if met else 1
 

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import math
 import time
+from collections.abc import Awaitable, Callable
 
 import pytest
 
@@ -42,7 +43,7 @@ class Spawner:
     async def start(self, name: str, ready: asyncio.Event) -> None:
         raise AssertionError
 
-    async def stop(self, name: str) -> None:
+    async def stop(self, name: str, ask: Callable[[], Awaitable[None]]) -> None:
         raise AssertionError
 
     async def close(self) -> None:

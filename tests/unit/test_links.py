@@ -4,15 +4,17 @@ import asyncio
 import logging
 import os
 import socket
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
 
 from agentd import __version__, errors, link
-from agentd.config import Agent, Configuration
+from agentd.config import Agent, Configuration, portable
 from agentd.config import Container as Entry
 from agentd.log import Context
 from agentd.manager import links as module
+from agentd.manager.access import Peer, peer_of
 from agentd.manager.jobs import ALL, Jobs
 from agentd.manager.links import HELLO_SEC, WATCHER_UNIT, Links, UnitOf
 from agentd.manager.registry import Registry
@@ -30,7 +32,7 @@ class Spawner:
     async def start(self, name: str, ready: asyncio.Event) -> None:
         raise AssertionError
 
-    async def stop(self, name: str) -> None:
+    async def stop(self, name: str, ask: Callable[[], Awaitable[None]]) -> None:
         raise AssertionError
 
     async def close(self) -> None:
@@ -143,7 +145,7 @@ def test_a_worker_is_welcomed_with_what_concerns_its_container(tmp_path: Path) -
     async def test() -> None:
         async with House(tmp_path) as house:
             far = await house.taken("box", pid=7)
-            assert far.said[1] == link.Settings(configuration=module.portable(house.configuration, "box"))
+            assert far.said[1] == link.Settings(configuration=portable(house.configuration, "box"))
             worker = house.registry.get("box").worker
             assert worker is not None
             assert (worker.pid, worker.snapshot.turns) == (7, 1)
@@ -221,10 +223,8 @@ def test_another_version_of_the_link_is_refused(tmp_path: Path) -> None:
 
 
 def test_another_account_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = module.peer_of
-
-    def stranger(sock: socket.socket, *, with_pidfd: bool = False) -> module.Peer:
-        return real(sock, with_pidfd=with_pidfd)._replace(uid=54321)
+    def stranger(sock: socket.socket, *, with_pidfd: bool = False) -> Peer:
+        return peer_of(sock, with_pidfd=with_pidfd)._replace(uid=54321)
 
     monkeypatch.setattr(module, "peer_of", stranger)
 
@@ -421,14 +421,38 @@ def test_the_watcher_tells_what_there_is(tmp_path: Path) -> None:
     run(test())
 
 
-def test_a_new_watcher_takes_the_place_of_the_old_one(tmp_path: Path) -> None:
+def test_a_watcher_of_another_process_is_refused_while_the_first_lives(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with House(tmp_path) as house:
+            first = await house.taken("", pid=1)
+            assert await refusal(house.hello("", pid=2)) == "already_running"
+            first.link.close()
+            while house.links.watch.link is not None:
+                await asyncio.sleep(0)
+            await house.taken("", pid=2)
+
+    run(test())
+
+
+def test_a_watcher_that_links_again_takes_its_own_place(tmp_path: Path) -> None:
     async def test() -> None:
         async with House(tmp_path) as house:
             old = await house.taken("", pid=1)
-            await house.taken("", pid=2)
+            await house.taken("", pid=1)
             await old.ended()
             await settle()
             assert house.links.watch.link is not None
+
+    run(test())
+
+
+def test_the_watcher_can_be_told_to_leave(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with House(tmp_path) as house:
+            house.links.dismiss_watcher()  # there is none
+            far = await house.taken("")
+            house.links.dismiss_watcher()
+            assert (await far.heard(3))[2] == link.Leave(timeout=0.0)
 
     run(test())
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 
 import asyncio
+from collections.abc import Awaitable, Callable
 
 import pytest
 
@@ -10,15 +11,20 @@ from agentd.config import Container as Entry
 from agentd.errors import AgentdError, WorkerFailed
 from agentd.manager.container import Container, WorkerEnd
 from agentd.manager.registry import COME_BACK_SEC, LAST_WORDS_SEC, LISTING_SEC, Registry
+from agentd.manager.spawner import STOP_MARGIN_SEC
 from agentd.tasks import Tasks
 from unit.loop import run, settle, skip
 
 
 class Wire:
-    """A worker's link, which only can be closed."""
+    """A worker's link, and what is sent over it."""
 
     def __init__(self) -> None:
         self.closed = False
+        self.sent: list[link.AnyMessage] = []
+
+    def send(self, message: link.AnyMessage, descriptor: int | None = None) -> None:
+        self.sent.append(message)
 
     def close(self) -> None:
         self.closed = True
@@ -44,8 +50,9 @@ class Spawner:
             raise self._error
         await ready.wait()
 
-    async def stop(self, name: str) -> None:
+    async def stop(self, name: str, ask: Callable[[], Awaitable[None]]) -> None:
         self.stopped.append(name)
+        await ask()
 
     async def close(self) -> None:
         """Nothing to end."""
@@ -184,6 +191,37 @@ def test_a_name_that_nobody_has_is_an_error() -> None:
     async def test() -> None:
         with pytest.raises(errors.NoSuchContainer, match="box"):
             House().box()
+
+    run(test())
+
+
+def test_one_that_has_opted_out_takes_no_more_connections_while_its_worker_lives() -> None:
+    async def test() -> None:
+        house = House()
+        house.configure("box", "other")
+        worker = house.link()
+        house.configure("other")
+        assert house.names() == ["box", "other"]
+        assert house.registry.choose("", everything).name == "other"
+        with pytest.raises(errors.NoSuchContainer) as caught:
+            house.registry.choose("box", everything)
+        assert caught.value.data == {"container": "box", "containers": ["other"]}
+        house.registry.detach(house.box(), worker)
+        assert house.names() == ["other"]
+
+    run(test())
+
+
+def test_one_that_opts_in_again_takes_connections_again() -> None:
+    async def test() -> None:
+        house = House()
+        house.link()
+        house.see()
+        house.registry.gone("box", "podman")
+        with pytest.raises(errors.NoSuchContainer):
+            house.registry.choose("box", everything)
+        house.see()
+        assert house.registry.choose("", everything).name == "box"
 
     run(test())
 
@@ -474,8 +512,54 @@ def test_an_earlier_worker_that_does_not_come_back_is_not_waited_for_long() -> N
 def test_stopping_a_worker_is_the_spawners_business() -> None:
     async def test() -> None:
         house = House()
-        await house.registry.stop_worker(house.see())
+        await house.registry.stop_worker(house.see(), 3.0)
         assert house.spawner.stopped == ["box"]
         assert house.registry.unit(house.box()) == "agentd@box.service"
 
     run(test())
+
+
+def test_a_worker_is_asked_to_leave_and_waited_for() -> None:
+    async def test() -> None:
+        house = House()
+        house.configure("box")
+        worker = house.link()
+        stopping = asyncio.ensure_future(house.registry.stop_worker(house.box(), 3.0))
+        await settle()
+        assert isinstance(worker.link, Wire)
+        assert (worker.link.sent, stopping.done()) == ([link.Leave(timeout=3.0)], False)
+        house.registry.detach(house.box(), worker)
+        await stopping
+
+    run(test())
+
+
+def test_a_worker_that_does_not_leave_is_a_failure() -> None:
+    async def test() -> None:
+        house = House()
+        house.link()
+        stopping = asyncio.ensure_future(house.registry.stop_worker(house.box(), 3.0))
+        await settle()
+        await skip(3.0 + STOP_MARGIN_SEC)
+        with pytest.raises(WorkerFailed, match="the worker of box does not leave"):
+            await stopping
+
+    run(test())
+
+
+def test_all_are_asked_to_leave_and_can_be_hurried(caplog: pytest.LogCaptureFixture) -> None:
+    async def test() -> None:
+        house = House()
+        house.configure("a", "b", "idle")
+        workers = {name: house.link(name) for name in "ab"}
+        stopping = asyncio.ensure_future(house.registry.stop_all(3.0))
+        await settle()
+        house.registry.hurry()
+        orders = [link.Leave(timeout=3.0), link.Leave(timeout=0.0)]
+        assert [each.link.sent for each in workers.values()] == [orders, orders]  # type: ignore[attr-defined]
+        house.registry.detach(house.registry.get("a"), workers["a"])
+        await skip(3.0 + STOP_MARGIN_SEC)
+        await stopping
+
+    run(test())
+    assert caplog.messages == ["the worker of b does not leave"]

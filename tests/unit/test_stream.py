@@ -230,7 +230,7 @@ def test_one_that_catches_up_is_told_of_when_half_has_left() -> None:
         ends = await Ends(high_water=1000).open()
         writer = ends.stream._writer
         assert writer is not None
-        assert writer.get_write_buffer_limits() == (500, 1000)  # type: ignore[attr-defined]
+        assert writer.get_write_buffer_limits() == (500, 1000)
         await ends.close()
 
     run(test())
