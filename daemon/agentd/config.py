@@ -30,6 +30,9 @@ Seconds = Annotated[  # so that a deadline in milliseconds still fits 31 bits
 ]
 Count = Annotated[int, Meta(ge=1, le=1_000_000, description="a whole number from 1 to 1000000")]
 Bytes = Annotated[int, Meta(ge=1, le=2**31 - 1, description="a whole number of bytes from 1 to 2147483647")]
+FirstLine = Annotated[  # has to fit into a message between the processes
+    int, Meta(ge=1, le=131_072, description="a whole number of bytes from 1 to 131072")
+]
 Text = Annotated[str, Meta(pattern=r"^[^\x00]+\Z", description="a non-empty string")]
 Texts = Annotated[tuple[Text, ...], Meta(description="a list of non-empty strings")]
 Command = Annotated[
@@ -92,7 +95,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """Deadlines (`_sec`, seconds), sizes (`_bytes`) and how many of a thing there may be."""
 
     front_door_sec: Seconds = 10.0  # for the first line to be complete
-    front_door_bytes: Bytes = 65_536  # of the first line
+    front_door_bytes: FirstLine = 65_536  # of the first line
     frame_bytes: Bytes = 67_108_864  # of any later line
     pending_per_uid: Count = 32  # connections whose first line has not come
     clients: Count = 64  # of a container

@@ -54,9 +54,14 @@ async def run(argv: Sequence[str], *, deadline: float) -> Output:
     except OSError as exc:
         raise EngineFailed(f"{argv[0]} cannot be started: {exc.strerror}") from None
     talk = asyncio.ensure_future(child.communicate())
-    await asyncio.wait((talk,), timeout=deadline)
-    if not talk.done():
-        await _give_up(child, talk)
+    late = True
+    try:
+        await asyncio.wait((talk,), timeout=deadline)
+        late = not talk.done()
+    finally:
+        if late:
+            await _give_up(child, talk)
+    if late:
         raise EngineFailed(f"{' '.join(argv[:2])} gave no answer within {deadline:g} s")
     stdout, stderr = talk.result()
     return Output(child.returncode or 0, stdout, stderr)
@@ -71,6 +76,8 @@ async def _give_up(child: asyncio.subprocess.Process, talk: "asyncio.Future[Any]
     await asyncio.wait((talk,), timeout=KILLED_SEC)
     talk.cancel()
     await asyncio.gather(talk, return_exceptions=True)
+    if (transport := getattr(child, "_transport", None)) is not None:
+        transport.close()  # asyncio has no public way to let go of pipes that somebody else still holds
 
 
 class Child:

@@ -31,28 +31,38 @@ class Uplink:
         snapshot: Callable[[], link.Snapshot] = link.Snapshot,
         on_welcome: Callable[[], None] | None = None,
         needed: Callable[[], bool] = lambda: False,
+        patience: float = ORPHANED_SEC,
     ) -> None:
+        """`patience`: seconds to wait for a manager while `needed` says that nobody needs us."""
         self._path = path
         self._container = container
         self._snapshot = snapshot
         self._on_order = on_order
         self._on_welcome = on_welcome
         self._needed = needed
+        self._patience = patience
         self._link: link.Link | None = None
         self._gone = asyncio.Event()
         self._refusal: AgentdError | None = None
         self._refused = asyncio.Event()
         self._welcomed = asyncio.Event()
+        self._here = False
 
     async def run(self) -> None:
         """Stay connected until cancelled. Raises the manager's refusal; if orphaned, ManagerUnreachable."""
+        pause = FIRST_PAUSE
         while self._refusal is None:
-            await self._stay(await self._connect())
+            welcomed = await self._stay(await self._connect())
+            if (
+                not welcomed and self._refusal is None
+            ):  # somebody listens, but does not want us: don't hammer
+                await asyncio.sleep(pause)
+            pause = FIRST_PAUSE if welcomed else min(2 * pause, LONGEST_PAUSE)
         raise self._refusal
 
     async def _connect(self) -> socket.socket:
         loop = asyncio.get_running_loop()
-        pause, patience = FIRST_PAUSE, loop.time() + ORPHANED_SEC
+        pause, patience = FIRST_PAUSE, loop.time() + self._patience
         while True:
             try:
                 return link.connect(self._path)
@@ -78,8 +88,10 @@ class Uplink:
         if self._link is not None and self._welcomed.is_set():
             self._link.send(message)
 
-    async def _stay(self, sock: socket.socket) -> None:
+    async def _stay(self, sock: socket.socket) -> bool:
+        """Serve a link to its end. Returns whether the manager had welcomed us on it."""
         self._gone.clear()
+        self._here = False
         self._link = link.Link(sock, self._message, self._gone.set)
         hello = link.Hello(
             version=link.VERSION,
@@ -95,10 +107,12 @@ class Uplink:
             self._link.close()
             self._link = None
         log.debug("the manager has gone")
+        return self._here
 
     def _message(self, message: link.AnyMessage, descriptor: int | None) -> None:
         if isinstance(message, link.Welcome):
             self._welcomed.set()
+            self._here = True
             if self._on_welcome is not None:
                 self._on_welcome()
         elif isinstance(message, link.Refused):

@@ -256,7 +256,8 @@ def test_status_as_json_has_every_part(agentd: Embedded) -> None:
         client.open()
         here = eventually(lambda: agentd.container()["agents"] and agentd.container())
         assert [each["id"] for each in here["sessions"]] == [client.session]
-        assert [(each["name"], each["state"]) for each in here["agents"]] == [("scripted", "ready")]
+        agents = [(each["name"], each["state"], each["version"]) for each in here["agents"]]
+        assert agents == [("scripted", "ready", "1")]
         assert here["worker_pid"] == agentd.workers()[0]
     status = agentd.status()
     assert agentd.process is not None

@@ -15,10 +15,11 @@ from agentd.config import Configuration, Container, Limits
 from agentd.errors import EngineFailed, EngineMissing, NoSuchContainer
 from agentd.link import ContainerInfo
 from agentd.runtimes import Command
+from agentd.runtimes import engine as module
 from agentd.runtimes.docker import Docker
-from agentd.runtimes.engine import ASK_AGAIN_SEC, EVENT_BYTES, STEERING, Engine
+from agentd.runtimes.engine import EVENT_BYTES, STEERING, Engine
 from agentd.runtimes.podman import Podman
-from unit.loop import run, skip
+from unit.loop import run
 
 ENGINES = [Podman, Docker]
 both = pytest.mark.parametrize("engine", ENGINES)
@@ -345,6 +346,7 @@ def test_an_engine_that_fails_does_not_end_the_wait(
     engine: Kind, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def test(child: "subprocess.Popen[bytes]") -> None:
+        monkeypatch.setattr(module, "ASK_AGAIN_SEC", 0.01)
         asked = tmp_path / "asked"
         answer = answering(inspected(pid=child.pid))
         program(
@@ -352,7 +354,7 @@ def test_an_engine_that_fails_does_not_end_the_wait(
         )
         waiting = asyncio.ensure_future(made(engine).wait(alive(child)))
         while not (tmp_path / "asked2").exists():
-            await skip(ASK_AGAIN_SEC if asked.exists() else 0)
+            await asyncio.sleep(0)
         assert not waiting.done()
         child.kill()
         await waiting
@@ -389,13 +391,11 @@ def test_a_wait_of_the_engine_that_fails_is_begun_again_while_the_container_is_w
     engine: Kind, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def test() -> None:
-        program(tmp_path, engine, waits(tmp_path, answering(inspected(pid=0))), monkeypatch)
-        waiting = asyncio.ensure_future(made(engine).wait(BOX))
-        while not waiting.done():
-            await skip(ASK_AGAIN_SEC if (tmp_path / "first").exists() else 0)
-        await waiting
+        await made(engine).wait(BOX)
         assert (tmp_path / "second").exists()
 
+    monkeypatch.setattr(module, "ASK_AGAIN_SEC", 0.01)
+    program(tmp_path, engine, waits(tmp_path, answering(inspected(pid=0))), monkeypatch)
     run(test())
 
 

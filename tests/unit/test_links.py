@@ -16,7 +16,7 @@ from agentd.log import Context
 from agentd.manager import links as module
 from agentd.manager.access import Peer, peer_of
 from agentd.manager.jobs import ALL, Jobs
-from agentd.manager.links import HELLO_SEC, WATCHER_UNIT, Links, UnitOf
+from agentd.manager.links import HELLO_SEC, WATCHER_UNIT, Links, UnitOf, check_size
 from agentd.manager.registry import Registry
 from agentd.manager.sockets import OWNER_AND_GROUP, bind
 from agentd.tasks import Tasks
@@ -506,3 +506,13 @@ def test_without_descriptors_accepting_pauses_and_then_goes_on(
 
     run(test())
     assert "cannot accept links for 1 s" in caplog.text
+
+
+def test_a_configuration_too_long_to_be_passed_on_is_refused() -> None:
+    long = Configuration(
+        agents={"a": Agent(command=("x",), env={f"K{n}": "v" * 4000 for n in range(60)})},
+        containers={"box": Entry()},
+    )
+    with pytest.raises(errors.ConfigurationInvalid, match="too long for the worker of box"):
+        check_size(long)
+    check_size(Configuration(containers={"box": Entry()}))

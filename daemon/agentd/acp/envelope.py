@@ -149,6 +149,12 @@ def text(raw: Raw | None) -> str | None:
         return None
 
 
+def agent_version(frame: bytes) -> str | None:
+    """What an answer to initialize says of the agent's version."""
+    info = members(members(members(frame).get("result", b"")).get("agentInfo", b""))
+    return text(info.get("version"))
+
+
 def integer(raw_id: bytes) -> int | None:
     """A raw id as one of the numbers we issue, or None where it cannot be one."""
     return int(raw_id) if raw_id.isdigit() and len(raw_id) < 19 else None

@@ -12,7 +12,13 @@ from msgspec import structs
 
 from agentd import __version__, errors, link
 from agentd.config import Configuration, portable, portable_without_agents
-from agentd.errors import AccessDenied, AgentdError, AlreadyRunning, InvalidRequest
+from agentd.errors import (
+    AccessDenied,
+    AgentdError,
+    AlreadyRunning,
+    ConfigurationInvalid,
+    InvalidRequest,
+)
 from agentd.manager.access import Peer, peer_of
 from agentd.manager.container import Container, WorkerEnd
 from agentd.manager.front_door import FrontDoor
@@ -215,9 +221,25 @@ class Links:
                 container.worker.link.send(self._settings(container.name))
 
     def _settings(self, container: str) -> link.Settings:
-        configuration = self._configuration()
-        data = portable(configuration, container) if container else portable_without_agents(configuration)
-        return link.Settings(configuration=data)
+        return settings(self._configuration(), container)
+
+
+def settings(configuration: Configuration, container: str) -> link.Settings:
+    """What the worker of a container is told of the configuration; the watcher, for ""."""
+    data = portable(configuration, container) if container else portable_without_agents(configuration)
+    return link.Settings(configuration=data)
+
+
+def check_size(configuration: Configuration) -> None:
+    """Raises ConfigurationInvalid for one that cannot be passed on, to whomever."""
+    longest = max(configuration.containers, key=len, default="x")
+    for container in (longest, ""):
+        if not link.fits(settings(configuration, container)):
+            whom = f"the worker of {container}" if container else "the watcher"
+            raise ConfigurationInvalid(
+                f"the configuration is too long for {whom}: {link.MESSAGE_BYTES} bytes at most; "
+                "take out agents, values of their env, or containers that a label can opt in"
+            )
 
 
 class Greeting:

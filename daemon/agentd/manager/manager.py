@@ -14,7 +14,7 @@ from agentd.manager import status
 from agentd.manager.access import Access
 from agentd.manager.front_door import FrontDoor
 from agentd.manager.jobs import Jobs
-from agentd.manager.links import Links, UnitOf
+from agentd.manager.links import Links, UnitOf, check_size
 from agentd.manager.registry import Registry
 from agentd.manager.sockets import ContainerSockets, Inherited
 from agentd.manager.spawner import Spawner
@@ -41,6 +41,7 @@ class Manager:
         inherited: Inherited,
         unit_of: UnitOf | None,
     ) -> None:
+        check_size(loaded.configuration)
         self.paths = paths
         self.loaded = loaded
         self.state = "starting"
@@ -146,6 +147,7 @@ class Manager:
         self._notifier.reloading()
         try:
             loaded = load(self.paths.config_files)
+            check_size(loaded.configuration)
         except ConfigurationInvalid as exc:
             self._log.error(
                 "kept the old configuration: %s", exc.message, extra={"event": Event.CONFIG_REFUSED}

@@ -95,7 +95,8 @@ class Registry:
             self._known(name).configured = True
         for container in list(self):
             configured = container.name in configuration.containers
-            container.retired = not configured and (container.configured or container.retired)
+            taken_out = container.configured and not configured and container.info is None
+            container.retired = not configured and (taken_out or container.retired)
             container.configured = configured
             self._drop_if_unknown(container)
 

@@ -60,17 +60,23 @@ def _clear_away(path: str, kind: socket.SocketKind) -> None:
     try:
         if not stat.S_ISSOCK(os.lstat(path).st_mode):
             raise ConfigurationInvalid(f"{path} is there already, and is no socket; move it away")
+        status = _probe(path, kind)
+        if status == errno.ECONNREFUSED:
+            os.unlink(path)
+        elif status != errno.ENOENT:  # a full backlog or a closed door has somebody behind it
+            detail = os.strerror(status) if status else "somebody listens"
+            raise AlreadyRunning(f"{path} is in use already: {detail}")
     except FileNotFoundError:
-        return
+        pass  # nothing is in the way
+    except OSError as exc:
+        raise ConfigurationInvalid(f"{path} cannot be looked at: {exc.strerror}") from None
+
+
+def _probe(path: str, kind: socket.SocketKind) -> int:
+    """What connecting says: 0 or an errno."""
     with socket.socket(socket.AF_UNIX, kind) as probe:
         probe.setblocking(False)
-        status = probe.connect_ex(path)
-    if status == errno.ECONNREFUSED:
-        os.unlink(path)
-    elif status != errno.ENOENT:  # a full backlog or a closed door has somebody behind it
-        raise AlreadyRunning(
-            f"{path} is in use already: {os.strerror(status) if status else 'somebody listens'}"
-        )
+        return probe.connect_ex(path)
 
 
 class ContainerSockets:

@@ -19,6 +19,7 @@ from agentd.process import Child, Output, Pipes, close_all, engine_environment, 
 from agentd.runtimes import ENABLE_LABEL, Command
 
 ASK_AGAIN_SEC = 5.0
+NOT_STARTED = 127
 EVENT_BYTES = 1 << 20
 
 log = logging.getLogger(__name__)
@@ -88,7 +89,9 @@ class Engine(ABC):
             if self._may_be_mine(entry.runtime)
         }
         there = opted_in.intersection(await self._names()) if opted_in else set()
-        names = sorted(there.union(labelled))
+        entries = self._configuration.containers
+        mine = [name for name in labelled if name not in entries or self._may_be_mine(entries[name].runtime)]
+        names = sorted(there.union(mine))
         if not names:
             return []
         output = await self._run("container", "inspect", "--", *names)
@@ -178,15 +181,21 @@ class Engine(ABC):
 
     async def _wait_by_engine(self, container: ContainerInfo) -> None:
         while True:
-            child, pipes = spawn_piped([self.name, "wait", container.id], env=engine_environment())
-            close_all(pipes)
-            try:
-                status = await child.wait()
-            finally:
-                await child.stop(term=0.5, kill=2)
-            if status == 0 or not await self._still(container):
+            if await self._wait_once(container) == 0 or not await self._still(container):
                 return
             await asyncio.sleep(ASK_AGAIN_SEC)
+
+    async def _wait_once(self, container: ContainerInfo) -> int:
+        try:
+            child, pipes = spawn_piped([self.name, "wait", container.id], env=engine_environment())
+        except OSError as exc:
+            log.warning("%s cannot be started: %s", self.name, exc.strerror)
+            return NOT_STARTED
+        close_all(pipes)
+        try:
+            return await child.wait()
+        finally:
+            await child.stop(term=0.5, kill=2)
 
     async def events(self, since: float) -> AsyncIterator[str]:
         kinds = [item for kind in self.event_kinds for item in ("--filter", f"event={kind}")]
@@ -202,6 +211,8 @@ class Engine(ABC):
             )
         except FileNotFoundError:
             raise EngineMissing(f"{self.name} is not installed, or not on the PATH of agentd") from None
+        except OSError as exc:
+            raise EngineFailed(f"{self.name} cannot be started: {exc.strerror}") from None
         assert stream.stdout is not None
         try:
             while line := await stream.stdout.readline():

@@ -8,14 +8,18 @@ import signal
 from agentd import link
 from agentd.config import Configuration, from_portable
 from agentd.errors import AgentdError
-from agentd.paths import Paths
+from agentd.paths import Mode, Paths
 from agentd.runtimes import runtime
 from agentd.systemd.notify import Notifier
 from agentd.tasks import Tasks
-from agentd.uplink import Uplink
+from agentd.uplink import ORPHANED_SEC, Uplink
 from agentd.watcher.follow import Follow
 
 log = logging.getLogger("agentd.watch")
+
+
+CHILD_PATIENCE_SEC = 5.0
+"""For a child of a manager, whose next one starts a child of its own."""
 
 
 class Watcher:
@@ -28,7 +32,8 @@ class Watcher:
         self._configuring = asyncio.Lock()
         self._follows: list[Follow] = []
         self._stop = asyncio.Event()
-        self._uplink = Uplink(paths.link, self._order, on_welcome=self._tell_all)
+        patience = CHILD_PATIENCE_SEC if paths.mode is Mode.EMBEDDED else ORPHANED_SEC
+        self._uplink = Uplink(paths.link, self._order, on_welcome=self._tell_all, patience=patience)
 
     async def run(self) -> int:
         loop = asyncio.get_running_loop()

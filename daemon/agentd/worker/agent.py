@@ -371,6 +371,8 @@ class Agent:
             self.log.debug("%s answered a request that nobody waits for", self.name)
             return
         self._has_answered = True
+        if call.method == methods.INITIALIZE:
+            self.version = envelope.agent_version(line) or self.version
         if self.state is State.STARTING:
             self.state = State.READY
         if call.asker is not None:

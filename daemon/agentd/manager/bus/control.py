@@ -38,6 +38,7 @@ class Control:
         self._address = address
         self._bus = bus
         self._on_bus = on_bus
+        self._closing = False
         self._face: ManagerFace | None = None
         self._containers: dict[str, ContainerFace] = {}
         self._jobs: dict[int, JobFace] = {}
@@ -68,6 +69,8 @@ class Control:
             await asyncio.get_running_loop().create_future()
         while self._bus is not None:
             await self._bus.wait_closed()
+            if self._closing:
+                return
             log.warning(
                 "the bus has gone; going on without it until it is back", extra={"event": Event.BUS_LOST}
             )
@@ -88,6 +91,7 @@ class Control:
             pause = min(2 * pause, LONGEST_PAUSE)
 
     async def close(self) -> None:
+        self._closing = True
         if self._bus is not None:
             await self._bus.close()
 
