@@ -24,8 +24,7 @@ lint: $(VENV)/test
 	$(BIN)/mypy
 
 bench: $(VENV)/test
-	@$(BIN)/python tests/bench/relay.py
-	@$(BIN)/python tests/bench/footprint.py
+	@status=0; for table in relay footprint; do $(BIN)/python tests/bench/$$table.py || status=1; done; exit $$status
 
 # What the demo needs, and what the tests need on top: system packages first, then a virtual environment.
 $(VENV)/demo $(VENV)/test: $(VENV)/%: pyproject.toml .ci/setup

@@ -109,7 +109,7 @@ def over_socket(path: Path) -> Iterator[Wire]:
 def through(program: str, folder: Path) -> Iterator[Wire]:
     """One of the proxies beside this file."""
     path = folder / program
-    proxy = subprocess.Popen([sys.executable, str(HERE / program), str(path), *AGENT])
+    proxy = subprocess.Popen([sys.executable, "-W", "ignore", str(HERE / program), str(path), *AGENT])
     try:
         eventually(path.exists, f"{program} listens")
         with over_socket(path) as wire:

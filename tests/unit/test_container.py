@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from agentd import link
-from agentd.errors import WorkerFailed
+from agentd.errors import NotRunning, WorkerFailed
 from agentd.manager.container import Container, WorkerEnd
 from unit.loop import run
 
@@ -137,3 +137,18 @@ def test_a_drained_worker_makes_a_new_manager_know_it(state: str) -> None:
 
 def test_the_runtime_is_the_engines_word() -> None:
     assert (box().runtime, box("runs").runtime, box().stopped) == ("", "podman", False)
+
+
+def test_failure_of_a_start_under_way_is_not_cleared_by_the_watcher() -> None:
+    async def test() -> None:
+        container = Container("box")
+        container.failure = NotRunning("box is not running")
+        container.start = asyncio.get_running_loop().create_task(asyncio.sleep(0))
+        container.seen(info())
+        assert isinstance(container.failure, NotRunning)
+        await container.start
+        container.start = None
+        container.seen(info(container_id="2"))
+        assert container.failure is None
+
+    run(test())

@@ -79,7 +79,8 @@ class Container:
 
     def seen(self, info: link.ContainerInfo) -> None:
         """The watcher's word. A restart clears an old failure: it is worth another try."""
-        if self.info is None or (info.id, info.pid) != (self.info.id, self.info.pid):
+        known = self.info is not None and (info.id, info.pid) == (self.info.id, self.info.pid)
+        if not known and self.start is None:  # what a start under way has found out is its own to tell
             self.failure = None
         self.info = info
         self.retired = False
