@@ -183,7 +183,7 @@ def test_initialize_may_name_container_and_agent(start: Start, tmp_path: Path) -
     with agentd.client() as client:
         started = client.call("initialize", {"protocolVersion": 1, "_meta": meta})
         assert started["result"]["agentInfo"]["name"] == "scripted"
-    assert "other" in agentd.log()
+    eventually(lambda: "other" in agentd.log(), "it is logged")
 
 
 def test_unknown_agent_is_refused_with_those_there_are(agentd: Embedded) -> None:

@@ -200,7 +200,7 @@ def test_broken_file_keeps_what_was(agentd: Embedded, client: Client, broken: st
     limit(agentd, "clients = 2")
     agentd.config.write_bytes(b"")
     reload(agentd, broken)
-    assert "kept the old configuration" in agentd.log()
+    eventually(lambda: "kept the old configuration" in agentd.log(), "it is logged")
     assert client.turn("say fine")[1] == ["fine"]
     assert attached(agentd, "here") == ""
     with agentd.client() as second:
