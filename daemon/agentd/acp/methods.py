@@ -4,7 +4,6 @@
 PROTOCOL_VERSION = 1
 
 INITIALIZE = "initialize"
-AUTHENTICATE = "authenticate"
 SESSION_NEW = "session/new"
 SESSION_LOAD = "session/load"
 SESSION_RESUME = "session/resume"

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator
 
 from agentd import errors
 from agentd.bus import Bus
-from agentd.config import load
+from agentd.config import Limits, load
 from agentd.errors import AgentdError
 from agentd.lock import only_one
 from agentd.manager.bus.control import Control
@@ -69,11 +69,12 @@ class Service:
             await bus.stop()
 
     async def _serve(self, inherited: Inherited, address: str) -> None:
+        loaded = load(self._paths.config_files)
         bus = await Bus.connect(address) if address else None
-        spawner, units = self._supervision(bus)
+        spawner, units = self._supervision(bus, loaded.configuration.limits)
         manager = Manager(
             self._paths,
-            load(self._paths.config_files),
+            loaded,
             spawner=spawner,
             notifier=self._notifier,
             tasks=self._tasks,
@@ -105,8 +106,7 @@ class Service:
                 for path in (self._paths.front_door, self._paths.link):
                     os.unlink(path)
 
-    def _supervision(self, bus: Bus | None) -> tuple[Spawner, UnitJobs | None]:
-        limits = load(self._paths.config_files).configuration.limits
+    def _supervision(self, bus: Bus | None, limits: Limits) -> tuple[Spawner, UnitJobs | None]:
         if bus is None or self._paths.mode is Mode.EMBEDDED:
             return ChildSpawner(self._arguments, limits), None
         units = UnitJobs(bus)

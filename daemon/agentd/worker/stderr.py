@@ -37,26 +37,25 @@ class Stderr(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self.heard = asyncio.get_running_loop().time()
-        *lines, self._partial = (self._partial + data).split(b"\n")
+        *lines, partial = (self._partial + data).split(b"\n")
         for line in lines:
-            self._partial, rest = line, self._partial
-            self._cut()
-            self._line(self._partial)
-            self._partial = rest
-        if len(self._partial) > LINE_BYTES + self._redact.longest:
-            self._cut()
+            self._line(self._end_of(line))
+        self._partial = self._end_of(partial)
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self._partial:
             self._line(self._partial)
 
-    def _cut(self) -> None:
-        """Log what there is of a long line, and never half a secret."""
-        hidden = self._redact(self._partial.decode(errors="replace")).encode()
-        while len(hidden) > LINE_BYTES + self._redact.longest:
+    def _end_of(self, line: bytes) -> bytes:
+        """Log a line that is too long in pieces, none of which ends in half a secret; returns the last."""
+        most = LINE_BYTES + self._redact.longest
+        if len(line) <= most:
+            return line
+        hidden = self._redact(line.decode(errors="replace")).encode()
+        while len(hidden) > most:
             self._line(hidden[:LINE_BYTES])
             hidden = hidden[LINE_BYTES:]
-        self._partial = hidden
+        return hidden
 
     def _line(self, line: bytes) -> None:
         text = self._redact(line.decode(errors="replace").rstrip())
