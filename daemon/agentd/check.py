@@ -49,9 +49,11 @@ def report(loaded: config.Loaded) -> Iterator[str]:
         yield "# default_agent is not set"
     else:
         yield _value(("default_agent",), configuration.default_agent, sources)
+    yield _value(("selector",), configuration.selector, sources)
     yield _value(("runtimes",), configuration.runtimes, sources)
     yield from _table(("access",), configuration.access, sources)
     yield from _table(("limits",), configuration.limits, sources)
+    yield from _table(("permissions",), configuration.permissions, sources)
     for name in configuration.agents:
         yield from _agent(("agents", name), configuration.agent(name), sources)
     yield from _agents_built_in(configuration)
@@ -69,10 +71,14 @@ def _table(key: config.Key, table: msgspec.Struct, sources: Sources) -> Iterator
 
 
 def _agent(key: config.Key, agent: config.Agent, sources: Sources) -> Iterator[str]:
+    """What it has; a literal value is hidden, where another one is read is no secret."""
     yield from _header(key, sources)
-    yield _value((*key, "command"), agent.command, sources)
-    for name in agent.env:
-        yield _sourced(f"env.{name} = {MASK}", (*key, "env", name), sources)
+    for field, value in msgspec.structs.asdict(agent).items():
+        if value and field != "env":
+            yield _value((*key, field), value, sources)
+    for name, each in agent.env.items():
+        shown = MASK if isinstance(each, str) else _inline(each)
+        yield _sourced(f"env.{name} = {shown}", (*key, "env", name), sources)
 
 
 def _agents_built_in(configuration: config.Configuration) -> Iterator[str]:
@@ -85,9 +91,19 @@ def _agents_built_in(configuration: config.Configuration) -> Iterator[str]:
 def _container(key: config.Key, container: config.Container, sources: Sources) -> Iterator[str]:
     """Only what a file sets: the default of all the rest is "not set"."""
     yield from _header(key, sources)
-    for field, value in msgspec.structs.asdict(container).items():
-        if config.dotted((*key, field)) in sources:
-            yield _value((*key, field), value, sources)
+    for part, value in _values(container, ()):
+        if config.dotted((*key, *part)) in sources:
+            yield _sourced(f"{config.dotted(part)} = {_toml(value)}", (*key, *part), sources)
+
+
+def _values(value: object, key: config.Key) -> Iterator[tuple[config.Key, object]]:
+    """The values in a table and in those inside it."""
+    members = msgspec.structs.asdict(value) if isinstance(value, msgspec.Struct) else value
+    if not isinstance(members, dict):
+        yield key, value
+        return
+    for name, member in members.items():
+        yield from _values(member, (*key, name))
 
 
 # Lines
@@ -114,7 +130,12 @@ def _toml(value: object) -> str:
         return config.quoted(value)
     if isinstance(value, tuple):
         return f"[{', '.join(map(_toml, value))}]"
-    return repr(value)
+    return str(value).lower() if isinstance(value, bool) else repr(value)
+
+
+def _inline(reference: config.SecretReference) -> str:
+    set_ = {name: value for name, value in msgspec.structs.asdict(reference).items() if value is not None}
+    return "{ " + ", ".join(f"{name} = {_toml(value)}" for name, value in set_.items()) + " }"
 
 
 def _socket_problems(socket: str) -> list[str]:

@@ -18,6 +18,7 @@ import msgspec
 from msgspec import Meta
 
 from agentd import errors
+from agentd.log import worth_hiding
 
 # What a value may be
 
@@ -71,14 +72,41 @@ EnvName = Annotated[
         description="a variable's name: letters, digits and _, no digit first",
     ),
 ]
-EnvValue = Annotated[
-    str, Meta(pattern=r"^[^\x00]*\Z", description="a string without NUL", extra={"secret": True})
-]  # "secret": problems don't quote it
+LiteralValue = Annotated[  # "secret": problems don't quote it
+    str,
+    Meta(
+        pattern=r"^[^\x00]*\Z",
+        description='a string without NUL, { credential = "NAME" } or { file = "/PATH" }',
+        extra={"secret": True},
+    ),
+]
+CredentialName = Annotated[  # as systemd has them; a key pasted here by mistake is not quoted either
+    str,
+    Meta(
+        pattern=r"^(?!\.\.?\Z)[ -.0-9;-~]{1,255}\Z",
+        description="a credential's name: ASCII without / and :, not . or .., at most 255",
+        extra={"secret": True},
+    ),
+]
+SecretFile = Annotated[
+    str, Meta(pattern=r"^/[^\x00]*\Z", description="an absolute path", extra={"secret": True})
+]
 
-Engine = Annotated[Literal["podman", "docker"], Meta(description='"podman" or "docker"')]
-Engines = Annotated[tuple[Engine, ...], Meta(description='a list of "podman" and "docker"')]
-Runtime = Literal["podman", "docker", "host"]
-RuntimeChoice = Annotated[Runtime, Meta(description='"podman", "docker" or "host"')]
+Engine = Annotated[
+    Literal["podman", "docker", "machined"], Meta(description='"podman", "docker" or "machined"')
+]
+Engines = Annotated[tuple[Engine, ...], Meta(description='a list of "podman", "docker" and "machined"')]
+Runtime = Literal["podman", "docker", "machined", "host"]
+RuntimeChoice = Annotated[Runtime, Meta(description='"podman", "docker", "machined" or "host"')]
+
+Decision = Literal["ask", "allow", "reject"]
+DecisionChoice = Annotated[Decision, Meta(description='"ask", "allow" or "reject"')]
+Selector = Annotated[Literal["agent", "agent:model"], Meta(description='"agent" or "agent:model"')]
+Isolation = Annotated[Literal["shared", "session"], Meta(description='"shared" or "session"')]
+Transport = Annotated[Literal["stdio", "tcp"], Meta(description='"stdio" or "tcp"')]
+Port = Annotated[int, Meta(ge=1, le=65_535, description="a whole number from 1 to 65535")]
+UnmappedCwd = Annotated[Literal["refuse", "workdir"], Meta(description='"refuse" or "workdir"')]
+Switch = Annotated[bool, Meta(description="true or false")]
 
 
 # The tables
@@ -110,16 +138,74 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     worker_start_sec: Seconds = 60.0
     engine_sec: Seconds = 20.0  # of one engine command
     client_buffer_bytes: Bytes = 8_388_608  # not yet read by a client
+    permission_wait_sec: Seconds = 600.0  # for a client to come and answer
+    probe_sec: Seconds = 20.0  # to find out what an agent can do
+    agent_idle_sec: Seconds = 900.0  # until an agent without work is ended
+    transcript_bytes: Bytes = 16_777_216  # of a session, in memory
+
+
+class Permissions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """What is answered to an agent that wants to use a tool, by the kind of the tool."""
+
+    read: DecisionChoice = "ask"
+    edit: DecisionChoice = "ask"
+    delete: DecisionChoice = "ask"
+    move: DecisionChoice = "ask"
+    search: DecisionChoice = "ask"
+    execute: DecisionChoice = "ask"
+    think: DecisionChoice = "ask"
+    fetch: DecisionChoice = "ask"
+    switch_mode: DecisionChoice = "ask"
+    other: DecisionChoice = "ask"
+
+
+class ContainerPermissions(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True
+):
+    """The same for one container, where None leaves a kind to `Configuration.permissions`."""
+
+    read: DecisionChoice | None = None
+    edit: DecisionChoice | None = None
+    delete: DecisionChoice | None = None
+    move: DecisionChoice | None = None
+    search: DecisionChoice | None = None
+    execute: DecisionChoice | None = None
+    think: DecisionChoice | None = None
+    fetch: DecisionChoice | None = None
+    switch_mode: DecisionChoice | None = None
+    other: DecisionChoice | None = None
+
+
+class SecretReference(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True
+):
+    """Where the value of a variable is read when an agent starts. Exactly one of the two is set.
+
+    `credential`: a file in the worker's $CREDENTIALS_DIRECTORY.
+    """
+
+    credential: CredentialName | None = None
+    file: SecretFile | None = None
+
+
+EnvValue = LiteralValue | SecretReference
 
 
 class Agent(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """How an ACP agent is started in a container: argument vector, and what its environment gets on top.
+    """How an ACP agent is come by in a container.
 
-    Without a command in the file, that of the built-in agent of the same name is used.
+    `command`, `env`: argument vector, and what its environment gets on top; without a command in the file,
+    that of the built-in agent of the same name is used. `isolation`: whether sessions share a process.
+    `port`: where an agent listens that is a server already, for `transport = "tcp"` and only for it, which
+    has neither command nor env. `frame_bytes`: longest message it takes, None for that of the limits.
     """
 
     command: Command = ()
     env: dict[EnvName, EnvValue] = {}
+    isolation: Isolation = "shared"
+    transport: Transport = "stdio"
+    port: Port | None = None
+    frame_bytes: Bytes | None = None
 
 
 class Container(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -127,7 +213,9 @@ class Container(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
     `runtime`: None looks it up in `Configuration.runtimes`. `agents`: only these may be used, the first
     by default; empty means any. `directory`: where agents run, for `host` and only for it. `user` and
-    `workdir`: inside the container, None for the container's own.
+    `workdir`: inside the container, None for the container's own. `paths`: directories of the host, and
+    what each is called inside; `unmapped_cwd`: what becomes of a session for any other directory.
+    `share_sessions`: whether a session is there for everybody who may use the container, or its owner's.
     """
 
     runtime: RuntimeChoice | None = None
@@ -137,6 +225,10 @@ class Container(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     groups: Texts = ()
     user: ContainerUser | None = None
     workdir: Directory | None = None
+    paths: dict[Directory, Directory] = {}
+    unmapped_cwd: UnmappedCwd = "refuse"
+    share_sessions: Switch = False
+    permissions: ContainerPermissions = ContainerPermissions()
 
 
 KNOWN_AGENTS: Mapping[str, Agent] = MappingProxyType(
@@ -157,12 +249,18 @@ KNOWN_AGENTS: Mapping[str, Agent] = MappingProxyType(
 class Configuration(
     msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True
 ):
-    """The whole of it. `runtimes`: in which order a container's name is looked up."""
+    """The whole of it.
+
+    `selector`: what a client picks from that has not named its agent, agents or their models as well.
+    `runtimes`: in which order a container's name is looked up.
+    """
 
     default_agent: AgentName | None = None
+    selector: Selector = "agent"
     runtimes: Engines = ("podman", "docker")
     access: Access = Access()
     limits: Limits = Limits()
+    permissions: Permissions = Permissions()
     agents: dict[AgentName, Agent] = {}
     containers: dict[ContainerName, Container] = {}
 
@@ -178,18 +276,27 @@ class Configuration(
             there = self.agent_names()
             text = f"no agent is called {name}{_suggestion(name, there)}; there are: {', '.join(there)}"
             raise errors.NoSuchAgent(text, agent=name, agents=there)
-        return (
-            msgspec.structs.replace(agent, command=known.command) if known and not agent.command else agent
-        )
+        if known is None or agent.command or agent.transport == "tcp":
+            return agent
+        return msgspec.structs.replace(agent, command=known.command)
+
+    def offered(self, container: str) -> tuple[str, ...]:
+        """The only agents that may be used in the container; () for any."""
+        entry = self.containers.get(container)
+        return entry.agents if entry is not None else ()
+
+    def preferred_agent(self, container: str) -> str | None:
+        """The agent of a client that named none, None where the configuration does not tell."""
+        if offered := self.offered(container):
+            return offered[0]
+        if self.default_agent is None and len(self.agents) == 1:
+            return next(iter(self.agents))
+        return self.default_agent
 
     def default_agent_for(self, container: str) -> str:
-        """The agent of a client that named none. Errors: NoSuchAgent, saying what to configure."""
-        if agents := self._agents_of(container):
-            return agents[0]
-        if self.default_agent is not None:
-            return self.default_agent
-        if len(self.agents) == 1:
-            return next(iter(self.agents))
+        """The preferred agent. Errors: NoSuchAgent, saying what to configure."""
+        if (preferred := self.preferred_agent(container)) is not None:
+            return preferred
         raise errors.NoSuchAgent(
             f"no agent was named and none is the default: name one, or set default_agent in agentd.toml, "
             f"or agents in its [{dotted(('containers', container))}]",
@@ -203,15 +310,19 @@ class Configuration(
         Errors: NoSuchAgent, also for one that exists but that this container does not offer.
         """
         chosen = self.default_agent_for(container) if name is None else name
-        allowed = self._agents_of(container)
+        allowed = self.offered(container)
         if allowed and chosen not in allowed:
             text = f"container {container} offers {', '.join(allowed)}, and no agent called {chosen}"
             raise errors.NoSuchAgent(text, container=container, agent=chosen, agents=list(allowed))
         return chosen, self.agent(chosen)
 
-    def _agents_of(self, container: str) -> tuple[str, ...]:
+    def permission(self, container: str, kind: str) -> Decision:
+        """What to answer an agent of `container` that wants to use a tool; an unknown kind is "other"."""
+        known = kind if kind in Permissions.__struct_fields__ else "other"
         entry = self.containers.get(container)
-        return entry.agents if entry is not None else ()
+        own: Decision | None = getattr(entry.permissions, known) if entry is not None else None
+        general: Decision = getattr(self.permissions, known)
+        return own or general
 
 
 class Loaded(msgspec.Struct, frozen=True, kw_only=True):
@@ -236,8 +347,8 @@ def load(files: Iterable[str | os.PathLike[str]]) -> Loaded:
     merged: dict[str, Any] = {}
     sources: dict[str, Path] = {}
     for sheet in sheets:
-        _merge(merged, sheet.table)
-        sources.update((dotted(key), sheet.file) for key in _leaves(sheet.table, ()))
+        _merge(merged, sheet.table, Configuration)
+        sources.update((dotted(key), sheet.file) for key in _leaves(sheet.table, Configuration, ()))
     configuration = msgspec.convert(merged, Configuration)
     _refuse([_line(_origin(key, sources), key, text) for key, text in _conflicts(configuration)])
     return Loaded(configuration=configuration, sources=sources, files=tuple(sheet.file for sheet in sheets))
@@ -282,13 +393,10 @@ def _plain(configuration: Configuration) -> dict[str, Any]:
 
 def _known(data: Any, kind: Any) -> Any:
     """The data without the keys that this version's tables do not have."""
-    if not isinstance(data, dict):
+    table = _table_of(kind)
+    if table is None or not isinstance(data, dict):
         return data
-    if get_origin(kind) is dict:
-        return {name: _known(value, get_args(kind)[1]) for name, value in data.items()}
-    if not (isinstance(kind, type) and issubclass(kind, msgspec.Struct)):
-        return data
-    kinds = {field.name: field.type for field in msgspec.structs.fields(kind)}
+    kinds = _kinds(table, data)
     return {name: _known(value, kinds[name]) for name, value in data.items() if name in kinds}
 
 
@@ -298,12 +406,9 @@ def valid_name(name: str) -> bool:
 
 
 def secrets(configuration: Configuration) -> list[str]:
-    """What traces must not show, longest first so that no part of one is left over.
-
-    Values under six characters are no secrets worth it, and would black out half of every line.
-    """
-    values = {value for agent in configuration.agents.values() for value in agent.env.values()}
-    return sorted((value for value in values if len(value) >= 6), key=lambda value: (-len(value), value))
+    """What traces must not show of it. What it refers to becomes known when an agent starts."""
+    values = (value for agent in configuration.agents.values() for value in agent.env.values())
+    return worth_hiding(value for value in values if isinstance(value, str))
 
 
 def dotted(key: Iterable[str]) -> str:
@@ -373,17 +478,33 @@ def _refuse(problems: list[str]) -> None:
 
 def _problems(raw: object, kind: Any, key: Key) -> Iterator[Problem]:
     """Everything that msgspec would stumble over, where msgspec itself stops at the first."""
-    table = isinstance(kind, type) and issubclass(kind, msgspec.Struct)
-    if not table and get_origin(kind) is not dict:
-        yield from _value_problems(raw, kind, key)
-    elif not isinstance(raw, dict):
+    table = _table_of(kind)
+    if isinstance(raw, dict) and table is not None:
+        yield from (_mapping_problems if get_origin(table) is dict else _table_problems)(raw, table, key)
+    elif table is kind:
         yield key, f"must be a table, not {_shown(raw)}"
     else:
-        yield from (_table_problems if table else _mapping_problems)(raw, kind, key)
+        yield from _value_problems(raw, kind, key)
+
+
+def _table_of(kind: Any) -> Any:
+    """The table that may stand there: the type itself or one part of a union. None where none may."""
+    return next((each for each in (kind, *get_args(kind)) if _is_table(each)), None)
+
+
+def _is_table(kind: Any) -> bool:
+    return get_origin(kind) is dict or (isinstance(kind, type) and issubclass(kind, msgspec.Struct))
+
+
+def _kinds(table: Any, names: Iterable[str]) -> dict[str, Any]:
+    """The type of each value in a table, by name; where a table takes any name, of those given."""
+    if get_origin(table) is dict:
+        return dict.fromkeys(names, get_args(table)[1])
+    return {field.name: field.type for field in msgspec.structs.fields(table)}
 
 
 def _table_problems(raw: dict[str, Any], struct: Any, key: Key) -> Iterator[Problem]:
-    kinds = {field.name: field.type for field in msgspec.structs.fields(struct)}
+    kinds = _kinds(struct, raw)
     for name, value in raw.items():
         if name in kinds:
             yield from _problems(value, kinds[name], (*key, name))
@@ -474,18 +595,21 @@ def _shown(raw: object) -> str:
 # Putting the files together
 
 
-def _merge(base: dict[str, Any], over: Mapping[str, Any]) -> None:
+def _merge(base: dict[str, Any], over: Mapping[str, Any], table: Any) -> None:
+    """A value that may be a string as well as a table is replaced as a whole."""
+    kinds = _kinds(table, over)
     for name, value in over.items():
-        if isinstance(value, dict):
-            _merge(base.setdefault(name, {}), value)
+        if _is_table(kinds[name]):
+            _merge(base.setdefault(name, {}), value, kinds[name])
         else:
             base[name] = value
 
 
-def _leaves(table: Mapping[str, Any], key: Key) -> Iterator[Key]:
-    for name, value in table.items():
-        if isinstance(value, dict) and value:
-            yield from _leaves(value, (*key, name))
+def _leaves(written: Mapping[str, Any], table: Any, key: Key) -> Iterator[Key]:
+    kinds = _kinds(table, written)
+    for name, value in written.items():
+        if value and _is_table(kinds[name]):
+            yield from _leaves(value, kinds[name], (*key, name))
         else:
             yield (*key, name)
 
@@ -510,27 +634,50 @@ def _conflicts(configuration: Configuration) -> Iterator[Problem]:
         yield from _reference_problems([configuration.default_agent], there, ("default_agent",))
     yield from _repeats(configuration.runtimes, ("runtimes",))
     for name, agent in configuration.agents.items():
-        if name not in KNOWN_AGENTS and not agent.command:
-            hint = _suggestion(name, KNOWN_AGENTS) or f"; those that need none are {', '.join(KNOWN_AGENTS)}"
-            yield ("agents", name, "command"), f"is missing{hint}"
+        yield from _agent_problems(name, agent, ("agents", name))
     for name, container in configuration.containers.items():
         yield from _container_problems(container, there, ("containers", name))
+
+
+def _agent_problems(name: str, agent: Agent, key: Key) -> Iterator[Problem]:
+    for variable, value in agent.env.items():
+        if isinstance(value, SecretReference) and (value.credential is None) == (value.file is None):
+            yield (*key, "env", variable), "must have one of credential and file, not none or both"
+    if agent.transport == "tcp":
+        yield from _server_problems(agent, key)
+        return
+    if agent.port is not None:
+        yield (*key, "port"), 'is for transport = "tcp" only'
+    if not agent.command and name not in KNOWN_AGENTS:
+        hint = _suggestion(name, KNOWN_AGENTS) or f"; those that need none are {', '.join(KNOWN_AGENTS)}"
+        yield (*key, "command"), f"is missing{hint}"
+
+
+def _server_problems(agent: Agent, key: Key) -> Iterator[Problem]:
+    if agent.port is None:
+        yield (*key, "port"), 'is missing: with transport = "tcp" it is where the agent listens'
+    for name in ("command", "env"):
+        if getattr(agent, name):
+            yield (*key, name), 'is not for transport = "tcp", whose agent is a server that runs already'
 
 
 def _container_problems(container: Container, there: list[str], key: Key) -> Iterator[Problem]:
     yield from _reference_problems(container.agents, there, (*key, "agents"))
     yield from _repeats(container.agents, (*key, "agents"))
     if container.runtime == "host":
-        if container.directory is None:
-            yield (*key, "directory"), "is missing: a host container needs to know where its agents run"
-        for name in ("user", "workdir"):
-            if getattr(container, name) is not None:
-                yield (
-                    (*key, name),
-                    'is not for runtime = "host", whose agents run as the worker, in directory',
-                )
+        yield from _host_problems(container, key)
     elif container.directory is not None:
         yield (*key, "directory"), 'is for runtime = "host" only; inside a container it is workdir'
+
+
+def _host_problems(container: Container, key: Key) -> Iterator[Problem]:
+    if container.directory is None:
+        yield (*key, "directory"), "is missing: a host container needs to know where its agents run"
+    for name in ("user", "workdir"):
+        if getattr(container, name) is not None:
+            yield (*key, name), 'is not for runtime = "host", whose agents run as the worker, in directory'
+    if container.paths:
+        yield (*key, "paths"), 'is not for runtime = "host", whose agents see the paths of this host'
 
 
 def _reference_problems(names: Iterable[str], there: list[str], key: Key) -> Iterator[Problem]:

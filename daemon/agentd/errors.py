@@ -23,6 +23,7 @@ METHOD_NOT_FOUND = -32601
 INVALID_PARAMS = -32602
 INTERNAL_ERROR = -32603
 NOT_FOUND = -32002
+REQUEST_CANCELLED = -32800
 
 # exit statuses, from sysexits.h
 EX_USAGE = 64
@@ -106,8 +107,44 @@ class LimitReached(AgentdError):
     reason, exit_status = "limit_reached", EX_TEMPFAIL
 
 
-class QueueFull(AgentdError):
-    reason, exit_status = "queue_full", EX_TEMPFAIL
+class TooManyConnections(LimitReached):
+    """Of one account, with their first line still to come."""
+
+    reason = "too_many_connections"
+
+
+class TooManyClients(LimitReached):
+    """Of a container, or of one account in it."""
+
+    reason = "too_many_clients"
+
+
+class TooManySessions(LimitReached):
+    reason = "too_many_sessions"
+
+
+class TooManyRequests(LimitReached):
+    """Without an answer, on one connection."""
+
+    reason = "too_many_requests"
+
+
+class QueueFull(LimitReached):
+    """Of prompts in a session."""
+
+    reason = "queue_full"
+
+
+class AgentFixed(AgentdError):
+    """A session that has begun stays with its agent."""
+
+    reason, code, exit_status = "agent_fixed", INVALID_PARAMS, EX_USAGE
+
+
+class RequestCancelled(AgentdError):
+    """Whoever asked does not want to know any more."""
+
+    reason, code, exit_status = "request_cancelled", REQUEST_CANCELLED, EX_TEMPFAIL
 
 
 class ManagerUnreachable(AgentdError):
@@ -135,6 +172,12 @@ class WorkerFailed(AgentdError):
     reason, exit_status = "worker_failed", EX_UNAVAILABLE
 
 
+class CredentialUnavailable(AgentdError):
+    """A variable of an agent's environment could not be read from where the configuration says."""
+
+    reason, exit_status = "credential_unavailable", EX_UNAVAILABLE
+
+
 class AgentMissing(AgentdError):
     """The container has no such program."""
 
@@ -151,6 +194,16 @@ class AgentExited(AgentdError):
     """The agent ended with requests unanswered. `data`: agent, exit_status, stderr_tail."""
 
     reason, exit_status = "agent_exited", EX_UNAVAILABLE
+
+
+class AgentRefused(AgentdError):
+    """The agent answered with an error of its own: `raw` is that error object, passed on as it came."""
+
+    reason, exit_status = "agent_refused", EX_UNAVAILABLE
+
+    def __init__(self, message: str, raw: bytes) -> None:
+        super().__init__(message)
+        self.raw = raw
 
 
 class AgentTimeout(AgentdError):
@@ -188,6 +241,12 @@ class AccessDenied(AgentdError):
 class InvalidArgs(AgentdError):
     reason, code, exit_status = "invalid_args", INVALID_PARAMS, EX_USAGE
     dbus_name = "org.freedesktop.DBus.Error.InvalidArgs"
+
+
+class UnmappedPath(AgentdError):
+    """A path that host and container do not share. `data`: path, mapped (what they do share)."""
+
+    reason, code, exit_status = "unmapped_path", INVALID_PARAMS, EX_USAGE
 
 
 class ParseError(AgentdError):

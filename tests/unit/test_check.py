@@ -19,10 +19,26 @@ users = ["alice"]
 TOKEN = "hunter2-hunter2"
 [agents.mine]
 command = ["mine", "--say", 'a "b" \\ é']
+[agents.server]
+transport = "tcp"
+port = 4096
+[agents.codex]
+isolation = "session"
+frame_bytes = 1000
+[agents.codex.env]
+TOKEN = { credential = "openai" }
+OTHER = { file = '/srv/a "b"' }
+[permissions]
+read = "allow"
 [containers.box]
 [containers."my.box"]
 runtime = "podman"
 agents = ["mine"]
+unmapped_cwd = "workdir"
+share_sessions = true
+permissions = { edit = "reject" }
+[containers."my.box".paths]
+"/home/alice/src" = "/workspace"
 """
 
 
@@ -44,6 +60,24 @@ def test_every_value_has_its_source(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert lines["clients = 64"] == lines["groups = []"] == lines["drain_sec = 25.0"] == "default"
     assert lines['runtimes = ["podman", "docker"]'] == lines['command = ["claude-agent-acp"]'] == "default"
     assert lines["[containers.box]"] == lines['runtime = "podman"'] == file
+    assert lines['read = "allow"'] == lines['permissions.edit = "reject"'] == file
+    assert lines['selector = "agent"'] == lines['edit = "ask"'] == lines['isolation = "shared"'] == "default"
+    assert lines['paths."/home/alice/src" = "/workspace"'] == lines["share_sessions = true"] == file
+
+
+def test_where_a_secret_is_kept_is_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    check.run(given(tmp_path, TEXT))
+    lines, file = lines_of(capsys.readouterr().out), str(tmp_path / "agentd.toml")
+    assert lines['env.TOKEN = { credential = "openai" }'] == file
+    assert lines['env.OTHER = { file = "/srv/a \\"b\\"" }'] == file
+
+
+def test_an_agent_that_is_a_server_has_no_command(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    check.run(given(tmp_path, "agents.claude = { transport = 'tcp', port = 4096 }"))
+    agent = tomllib.loads(capsys.readouterr().out)["agents"]["claude"]
+    assert agent == {"isolation": "shared", "transport": "tcp", "port": 4096}
 
 
 def test_the_report_is_toml_and_says_the_same(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -52,8 +86,9 @@ def test_the_report_is_toml_and_says_the_same(tmp_path: Path, capsys: pytest.Cap
     (again := tmp_path / "again.toml").write_text(capsys.readouterr().out, encoding="utf-8")
     before = config.load([tmp_path / "agentd.toml"]).configuration
     after = config.load([again]).configuration
-    assert after.agents.pop("claude") == before.agent("claude")
-    assert before.agents.pop("claude").command == ()
+    for name in ("claude", "codex"):
+        assert after.agents.pop(name) == before.agent(name)
+        assert before.agents.pop(name).command == ()
     assert after == before
 
 
@@ -73,7 +108,7 @@ def test_no_file_at_all(capsys: pytest.CaptureFixture[str]) -> None:
     assert output.startswith("# default_agent is not set\n")
     assert '# agents.gemini.command = ["gemini", "--acp"]' in output
     assert set(lines_of(output).values()) == {"default"}
-    assert set(tomllib.loads(output)) == {"runtimes", "access", "limits"}
+    assert set(tomllib.loads(output)) == {"selector", "runtimes", "access", "limits", "permissions"}
 
 
 def test_problems_go_to_stderr(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -31,6 +31,17 @@ def problems_of(*files: Path) -> list[str]:
 
 # What may be written
 
+STRUCTS = (
+    config.Configuration,
+    config.Access,
+    config.Limits,
+    config.Permissions,
+    config.ContainerPermissions,
+    config.SecretReference,
+    config.Agent,
+    config.Container,
+)
+
 
 def test_nothing_written_is_the_defaults() -> None:
     loaded = config.load([])
@@ -47,6 +58,9 @@ def test_defaults_are_those_of_the_design() -> None:
     assert (limits.agent_handshake_sec, limits.agent_stop_sec, limits.agent_kill_sec) == (60.0, 5.0, 2.0)
     assert (limits.cancel_sec, limits.drain_sec) == (30.0, 25.0)
     assert (limits.worker_start_sec, limits.engine_sec) == (60.0, 20.0)
+    assert (limits.permission_wait_sec, limits.probe_sec, limits.agent_idle_sec) == (600.0, 20.0, 900.0)
+    assert limits.transcript_bytes == 16 * 1024**2
+    assert set(msgspec.structs.asdict(config.Permissions()).values()) == {"ask"}
 
 
 def test_everything_written(tmp_path: Path) -> None:
@@ -54,12 +68,19 @@ def test_everything_written(tmp_path: Path) -> None:
         tmp_path,
         """
         default_agent = "mine"
-        runtimes = ["docker"]
+        selector = "agent:model"
+        runtimes = ["docker", "machined"]
         access = { users = ["alice"], groups = ["devs"] }
         limits.drain_sec = 3
+        permissions = { read = "allow", switch_mode = "reject" }
         [agents.mine]
         command = ["agent", "--acp"]
-        env = { LANG = "C.UTF-8" }
+        env = { LANG = "C.UTF-8", A = { credential = "a key" }, B = { file = "/srv/b" } }
+        isolation = "session"
+        frame_bytes = 1000
+        [agents.codex]
+        transport = "tcp"
+        port = 4096
         [containers."my.box"]
         runtime = "podman"
         agents = ["mine", "codex"]
@@ -67,15 +88,35 @@ def test_everything_written(tmp_path: Path) -> None:
         groups = ["1000"]
         user = "dev:dev"
         workdir = "/workspace"
+        paths = { "/home/bob" = "/workspace" }
+        unmapped_cwd = "workdir"
+        share_sessions = true
+        permissions = { execute = "reject" }
         [containers.here]
         runtime = "host"
         directory = "/srv/scratch"
+        [containers.machine]
+        runtime = "machined"
+        user = "dev"
+        workdir = "/src"
         """,
     )
-    assert (loaded.default_agent, loaded.runtimes) == ("mine", ("docker",))
+    assert (loaded.default_agent, loaded.runtimes) == ("mine", ("docker", "machined"))
+    assert loaded.selector == "agent:model"
+    assert loaded.permissions == config.Permissions(read="allow", switch_mode="reject")
     assert loaded.access == config.Access(users=("alice",), groups=("devs",))
     assert loaded.limits == config.Limits(drain_sec=3.0)
-    assert loaded.agents == {"mine": config.Agent(command=("agent", "--acp"), env={"LANG": "C.UTF-8"})}
+    assert loaded.agents["codex"] == config.Agent(transport="tcp", port=4096)
+    assert loaded.agents["mine"] == config.Agent(
+        command=("agent", "--acp"),
+        env={
+            "LANG": "C.UTF-8",
+            "A": config.SecretReference(credential="a key"),
+            "B": config.SecretReference(file="/srv/b"),
+        },
+        isolation="session",
+        frame_bytes=1000,
+    )
     assert loaded.containers["here"] == config.Container(runtime="host", directory="/srv/scratch")
     assert loaded.containers["my.box"] == config.Container(
         runtime="podman",
@@ -84,7 +125,12 @@ def test_everything_written(tmp_path: Path) -> None:
         groups=("1000",),
         user="dev:dev",
         workdir="/workspace",
+        paths={"/home/bob": "/workspace"},
+        unmapped_cwd="workdir",
+        share_sessions=True,
+        permissions=config.ContainerPermissions(execute="reject"),
     )
+    assert loaded.containers["machine"] == config.Container(runtime="machined", user="dev", workdir="/src")
 
 
 def test_configuration_is_frozen() -> None:
@@ -93,7 +139,7 @@ def test_configuration_is_frozen() -> None:
 
 
 def test_every_value_of_the_schema_says_what_it_must_be() -> None:
-    for struct in (config.Configuration, config.Access, config.Limits, config.Agent, config.Container):
+    for struct in STRUCTS:
         for field in msgspec.structs.fields(struct):
             if not isinstance(field.default, msgspec.Struct) and "dict" not in str(field.type):
                 assert config._meta(field.type).description, field.name
@@ -147,9 +193,39 @@ BAD = [
     ),
     ("access.groups = ['']", 'access.groups: element 1 must be a non-empty string, not ""'),
     ("access.users = [0]", "access.users: element 1 must be a non-empty string, not 0"),
-    ("runtimes = ['podman', 'lxc']", 'runtimes: element 2 must be "podman" or "docker", not "lxc"'),
-    ("runtimes = ['host']", 'runtimes: element 1 must be "podman" or "docker", not "host"'),
+    (
+        "runtimes = ['podman', 'lxc']",
+        'runtimes: element 2 must be "podman", "docker" or "machined", not "lxc"',
+    ),
+    ("runtimes = ['host']", 'runtimes: element 1 must be "podman", "docker" or "machined", not "host"'),
     ("runtimes = ['podman', 'podman']", "runtimes: names podman twice"),
+    # choices
+    ("selector = 'model'", 'selector: must be "agent" or "agent:model", not "model"'),
+    ("permissions.reed = 'ask'", "permissions.reed: unknown key; did you mean `read`?"),
+    ("permissions.zzz = 'ask'", "permissions.zzz: unknown key; this table has delete, edit, execute,"),
+    ("permissions.read = 'no'", 'permissions.read: must be "ask", "allow" or "reject", not "no"'),
+    ("permissions = 'allow'", 'permissions: must be a table, not "allow"'),
+    ("containers.box.permissions.raed = 'ask'", "box.permissions.raed: unknown key; did you mean `read`?"),
+    ("containers.box.permissions.read = true", 'box.permissions.read: must be "ask", "allow" or "reject"'),
+    ("containers.box.permissions = 'allow'", 'containers.box.permissions: must be a table, not "allow"'),
+    ("containers.box.unmapped_cwd = 'x'", 'box.unmapped_cwd: must be "refuse" or "workdir", not "x"'),
+    ("containers.box.share_sessions = 1", "containers.box.share_sessions: must be true or false, not 1"),
+    ("agents.claude.isolation = 'x'", 'isolation: must be "shared" or "session", not "x"'),
+    ("agents.claude.frame_bytes = 0", "frame_bytes: must be a whole number of bytes from 1 to 2147483647"),
+    # agents that are servers
+    ("agents.x.transport = 'udp'", 'agents.x.transport: must be "stdio" or "tcp", not "udp"'),
+    ("agents.x.transport = 'tcp'", "agents.x.port: is missing"),
+    ("agents.claude.port = 1", 'agents.claude.port: is for transport = "tcp" only'),
+    ("agents.x = {transport = 'tcp', port = 0}", "port: must be a whole number from 1 to 65535, not 0"),
+    ("agents.x = {transport = 'tcp', port = 65536}", "number from 1 to 65535, not 65536"),
+    (
+        "agents.x = {transport = 'tcp', port = 1, command = ['x']}",
+        'agents.x.command: is not for transport = "tcp"',
+    ),
+    (
+        "agents.claude = {transport = 'tcp', port = 1, env.A = 'x'}",
+        'agents.claude.env: is not for transport = "tcp"',
+    ),
     # agents
     ("[agents.x]\ncommand = 'x --acp'", 'program first, not "x --acp": write ["x", "--acp"]'),
     (
@@ -171,6 +247,19 @@ BAD = [
     ("[agents.claude.env]\n1A = 'x'", "agents.claude.env.1A: must be a variable's name"),
     ("[agents.claude.env]\nA = 3", "agents.claude.env.A: must be a string"),
     ('[agents.claude.env]\nA = "a\\u0000"', "agents.claude.env.A: must be a string without NUL"),
+    ("agents.claude.env.A = ['x']", 'NUL, { credential = "NAME" } or { file = "/PATH" }'),
+    ("agents.claude.env.A = {}", "agents.claude.env.A: must have one of credential and file, not none or"),
+    ("agents.claude.env.A = {credential = 'a', file = '/a'}", "env.A: must have one of credential and"),
+    ("agents.claude.env.A = {flie = '/a'}", "env.A.flie: unknown key; did you mean `file`?"),
+    ("agents.claude.env.A = {file = 'a'}", "agents.claude.env.A.file: must be an absolute path"),
+    ("agents.claude.env.A = {credential = 1}", "env.A.credential: must be a credential's name"),
+    ("agents.claude.env.A = {credential = 'a/b'}", "env.A.credential: must be a credential's name"),
+    ("agents.claude.env.A = {credential = 'a:b'}", "env.A.credential: must be a credential's name"),
+    ("agents.claude.env.A = {credential = '.'}", "env.A.credential: must be a credential's name"),
+    ("agents.claude.env.A = {credential = '..'}", "env.A.credential: must be a credential's name"),
+    ("agents.claude.env.A = {credential = ''}", "env.A.credential: must be a credential's name"),
+    ('agents.claude.env.A = {credential = "a\\n"}', "env.A.credential: must be a credential's name"),
+    (f"agents.claude.env.A = {{credential = '{'a' * 256}'}}", "env.A.credential: must be a credential's"),
     # containers
     ("[containers.-box]", "containers.-box: must be a container's name"),
     ("[containers.'']", 'containers."": must be a container\'s name'),
@@ -178,7 +267,7 @@ BAD = [
     ('[containers."a\\n"]', 'containers."a\\U0000000a": must be a container\'s name'),
     (
         "[containers.box]\nruntime = 'lxc'",
-        'containers.box.runtime: must be "podman", "docker" or "host", not "lxc"',
+        'containers.box.runtime: must be "podman", "docker", "machined" or "host", not "lxc"',
     ),
     (
         "[containers.box]\nagents = []",
@@ -203,6 +292,13 @@ BAD = [
         "containers.x = {runtime = 'host', directory = '/', workdir = '/'}",
         "containers.x.workdir: is not for",
     ),
+    (
+        "containers.x = {runtime = 'host', directory = '/', paths = {'/a' = '/b'}}",
+        "containers.x.paths: is not for",
+    ),
+    ("containers.x.paths = ['/a']", "containers.x.paths: must be a table, not a list"),
+    ("containers.x.paths = {a = '/b'}", "containers.x.paths.a: must be an absolute path"),
+    ("containers.x.paths = {'/a' = 'b'}", 'containers.x.paths."/a": must be an absolute path, not "b"'),
     # references
     ("default_agent = 'cluade'", "default_agent: no agent is called cluade; did you mean `claude`?"),
     ("default_agent = 'zzz'", f"default_agent: no agent is called zzz; there are: {KNOWN}"),
@@ -245,8 +341,16 @@ def test_a_file_that_a_later_one_would_mend_is_refused_alone(tmp_path: Path) -> 
 
 
 def test_a_secret_is_never_quoted(tmp_path: Path) -> None:
-    file = write(tmp_path / "agentd.toml", '[agents.claude.env]\nA = "hunter2\\u0000"\n"B-C" = "hunter2"')
-    assert "hunter2" not in "\n".join(problems_of(file))
+    text = """
+    A = "hunter2\\u0000"
+    "B-C" = "hunter2"
+    D = ["hunter2"]
+    E = { credential = "hunter2/" }
+    F = { file = "hunter2" }
+    """
+    file = write(tmp_path / "agentd.toml", f"[agents.claude.env]{text}")
+    assert len(problems := problems_of(file)) == 5
+    assert "hunter2" not in "\n".join(problems)
 
 
 def test_problems_are_one_line_each_whatever_the_key(tmp_path: Path) -> None:
@@ -280,6 +384,28 @@ def test_later_files_win_by_key_and_lists_are_replaced(tmp_path: Path) -> None:
     configuration = config.load([one, two]).configuration
     assert configuration.access == config.Access(users=("c",), groups=("d",))
     assert configuration.agents["claude"].env == {"A": "1", "B": "2"}
+
+
+def test_tables_in_a_container_are_merged_by_key(tmp_path: Path) -> None:
+    one = write(
+        tmp_path / "1", "[containers.box]\npaths = {'/a' = '/1', '/b' = '/1'}\npermissions.read = 'ask'"
+    )
+    two = write(tmp_path / "2", "[containers.box]\npaths = {'/b' = '/2'}\npermissions.edit = 'reject'")
+    box = config.load([one, two]).configuration.containers["box"]
+    assert box.paths == {"/a": "/1", "/b": "/2"}
+    assert box.permissions == config.ContainerPermissions(read="ask", edit="reject")
+
+
+def test_a_variable_is_replaced_as_a_whole(tmp_path: Path) -> None:
+    one = write(tmp_path / "1", "agents.claude.env = {A = 'x', B = {file = '/b'}, C = {file = '/c'}}")
+    two = write(tmp_path / "2", "agents.claude.env = {A = {file = '/a'}, B = 'x', C = {credential = 'c'}}")
+    loaded = config.load([one, two])
+    assert loaded.configuration.agents["claude"].env == {
+        "A": config.SecretReference(file="/a"),
+        "B": "x",
+        "C": config.SecretReference(credential="c"),
+    }
+    assert loaded.sources == dict.fromkeys([f"agents.claude.env.{name}" for name in "ABC"], two)
 
 
 def test_sources_name_the_file_that_won(tmp_path: Path) -> None:
@@ -324,6 +450,11 @@ def test_a_command_replaces_the_built_in_one(tmp_path: Path) -> None:
     assert configuration.agent("claude") == config.Agent(command=("mine",))
 
 
+def test_a_server_has_no_built_in_command(tmp_path: Path) -> None:
+    configuration = loads(tmp_path, "agents.claude = {transport = 'tcp', port = 4096}")
+    assert configuration.agent("claude") == config.Agent(transport="tcp", port=4096)
+
+
 def test_an_unknown_agent_is_answered_with_those_there_are(tmp_path: Path) -> None:
     configuration = loads(tmp_path, "agents.mine.command = ['mine']")
     with pytest.raises(errors.NoSuchAgent, match="no agent is called mien; did you mean `mine`") as caught:
@@ -340,14 +471,17 @@ def test_an_unknown_agent_is_answered_with_those_there_are(tmp_path: Path) -> No
         ("agents.mine.command = ['mine']", "mine"),
     ],
 )
-def test_default_agent_for(tmp_path: Path, text: str, expected: str) -> None:
-    assert loads(tmp_path, text).default_agent_for("box") == expected
+def test_the_preferred_agent_is_the_default(tmp_path: Path, text: str, expected: str) -> None:
+    configuration = loads(tmp_path, text)
+    assert configuration.preferred_agent("box") == configuration.default_agent_for("box") == expected
 
 
 @pytest.mark.parametrize("text", ["", "[agents.codex]\n[agents.claude]"])
 def test_without_a_default_the_error_says_what_to_configure(tmp_path: Path, text: str) -> None:
+    configuration = loads(tmp_path, text)
+    assert configuration.preferred_agent("my.box") is None
     with pytest.raises(errors.NoSuchAgent) as caught:
-        loads(tmp_path, text).default_agent_for("my.box")
+        configuration.default_agent_for("my.box")
     assert "set default_agent in agentd.toml" in caught.value.message
     assert '[containers."my.box"]' in caught.value.message
 
@@ -364,26 +498,56 @@ def test_agent_of_takes_the_named_one_or_the_default(tmp_path: Path) -> None:
 
 def test_a_container_that_lists_agents_offers_no_others(tmp_path: Path) -> None:
     configuration = loads(tmp_path, "[containers.box]\nagents = ['codex']")
+    assert (configuration.offered("box"), configuration.offered("other")) == (("codex",), ())
     with pytest.raises(errors.NoSuchAgent, match="container box offers codex, and no agent called claude"):
         configuration.agent_of("box", "claude")
+
+
+# What agents may do
+
+
+def test_a_container_overrides_single_permissions(tmp_path: Path) -> None:
+    configuration = loads(
+        tmp_path,
+        "permissions = {read = 'allow', edit = 'allow', other = 'allow'}\n"
+        "containers.box.permissions = {edit = 'ask', other = 'reject'}",
+    )
+    kinds = ("read", "edit", "execute", "other", "telepathy", "__class__", "")
+    said = {name: [configuration.permission(name, kind) for kind in kinds] for name in ("box", "elsewhere")}
+    assert said["box"] == ["allow", "ask", "ask", "reject", "reject", "reject", "reject"]
+    assert said["elsewhere"] == ["allow", "allow", "ask", "allow", "allow", "allow", "allow"]
+
+
+def test_every_kind_can_be_overridden() -> None:
+    general, own = map(msgspec.structs.asdict, (config.Permissions(), config.ContainerPermissions()))
+    assert own == dict.fromkeys(general)
 
 
 # Between processes
 
 SHARED = """
 default_agent = "mine"
+selector = "agent:model"
 runtimes = ["docker"]
 access = { users = ["alice"] }
 limits.drain_sec = 3
+permissions = { edit = "allow" }
 [agents.mine]
 command = ["agent"]
-env = { KEY = "hunter2" }
+env = { KEY = "hunter2", TOKEN = { credential = "hunter2" } }
+isolation = "session"
 [agents.claude.env]
 KEY = "hunter2"
+[agents.server]
+transport = "tcp"
+port = 4096
 [containers.box]
 agents = ["mine"]
 user = "dev"
 users = ["bob"]
+share_sessions = true
+paths = { "/home/bob" = "/src" }
+permissions = { read = "reject" }
 [containers.other]
 runtime = "podman"
 workdir = "/src"
@@ -402,7 +566,10 @@ def test_a_worker_gets_all_but_what_is_about_other_containers(tmp_path: Path) ->
     whole = loads(tmp_path, SHARED)
     mine = sent(config.portable(whole, "box"))
     assert mine == msgspec.structs.replace(whole, containers={"box": whole.containers["box"]})
-    assert mine.agent_of("box", None)[1].env == {"KEY": "hunter2"}
+    assert mine.agent_of("box", None)[1].env == {
+        "KEY": "hunter2",
+        "TOKEN": config.SecretReference(credential="hunter2"),
+    }
     assert sent(config.portable(whole, "unheard-of")).containers == {}
 
 
@@ -411,12 +578,15 @@ def test_the_watcher_gets_what_it_needs_to_find_containers_and_no_secret(tmp_pat
     data = config.portable_without_agents(whole)
     assert "hunter2" not in repr(data)
     seen = sent(data)
-    assert (seen.runtimes, seen.limits, seen.agents) == (whole.runtimes, whole.limits, {})
-    assert seen.containers == {
-        "box": config.Container(),
-        "other": config.Container(runtime="podman"),
-        "here": config.Container(runtime="host", directory="/srv"),
-    }
+    assert seen == config.Configuration(
+        runtimes=whole.runtimes,
+        limits=whole.limits,
+        containers={
+            "box": config.Container(),
+            "other": config.Container(runtime="podman"),
+            "here": config.Container(runtime="host", directory="/srv"),
+        },
+    )
 
 
 def test_defaults_survive_the_way() -> None:
@@ -433,13 +603,19 @@ def test_what_a_newer_manager_knows_besides_is_ignored() -> None:
         "telepathy": True,
         "limits": {"drain_sec": 3, "thoughts": 7},
         "agents": {"mine": {"command": ["x"], "mood": {"good": 1}, "env": {"mood": "good"}}},
-        "containers": {"box": {"user": "dev", "colour": "red"}},
+        "containers": {"box": {"user": "dev", "colour": "red", "permissions": {"dream": "ask"}}},
     }
     assert sent(data) == config.Configuration(
         limits=config.Limits(drain_sec=3.0),
         agents={"mine": config.Agent(command=("x",), env={"mood": "good"})},
         containers={"box": config.Container(user="dev")},
     )
+
+
+def test_what_a_newer_reference_says_besides_is_ignored() -> None:
+    env = {"KEY": {"file": "/key", "cached": True}}
+    agent = sent({"agents": {"mine": {"command": ["x"], "env": env}}}).agent("mine")
+    assert agent.env == {"KEY": config.SecretReference(file="/key")}
 
 
 @pytest.mark.parametrize(
@@ -470,7 +646,8 @@ def test_invalid_names(name: str) -> None:
 
 def test_secrets_are_the_long_values_longest_first(tmp_path: Path) -> None:
     text = (
-        "agents.claude.env = {A = 'secret', B = 'secret-longer', C = 'short'}\nagents.qwen.env.D = 'secret'"
+        "agents.claude.env = {A = 'secret', B = 'secret-longer', C = 'short', E = {file = '/secret/file'}}\n"
+        "agents.qwen.env.D = 'secret'"
     )
     assert config.secrets(loads(tmp_path, text)) == ["secret-longer", "secret"]
 
