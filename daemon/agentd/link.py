@@ -61,8 +61,18 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     agents: list[AgentInfo] = []
 
 
+class Mount(msgspec.Struct, frozen=True):
+    """A directory or file of the host, `source`, that a container has as `target`."""
+
+    source: str
+    target: str
+
+
 class ContainerInfo(msgspec.Struct, frozen=True, kw_only=True):
-    """A container as its engine describes it. `pid` is its first process on this host, 0 if unknown."""
+    """A container as its engine describes it. `pid` is its first process on this host, 0 if unknown.
+
+    `workdir` is where its processes start, "" if unknown; `mounts` are bind mounts, and not more than fit.
+    """
 
     name: str
     runtime: str
@@ -70,7 +80,10 @@ class ContainerInfo(msgspec.Struct, frozen=True, kw_only=True):
     id: str = ""
     pid: int = 0
     image: str = ""
+    image_id: str = ""
+    workdir: str = ""
     labels: dict[str, str] = {}
+    mounts: list[Mount] = []
 
 
 # Greeting

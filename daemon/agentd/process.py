@@ -3,9 +3,12 @@
 
 import asyncio
 import contextlib
+import errno
 import os
+import shutil
 import signal
 import subprocess
+import termios
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -167,6 +170,46 @@ def spawn_piped(
     return child, Pipes(write_in, read_out, read_err)
 
 
+class Size(NamedTuple):
+    """Of a terminal, in characters."""
+
+    columns: int
+    rows: int
+
+
+def spawn_on_terminal(
+    argv: Sequence[str], *, env: Mapping[str, str], size: Size, cwd: str | None = None
+) -> tuple[Child, int]:
+    """Start a child on a terminal of its own, its controlling one; also returns our end, non-blocking.
+
+    Raises OSError where the program cannot be executed.
+    """
+    _require_program(argv[0], env, cwd)
+    with contextlib.ExitStack() as ours, contextlib.ExitStack() as theirs:
+        master, slave = os.openpty()
+        ours.callback(os.close, master)
+        theirs.callback(os.close, slave)
+        os.set_blocking(master, False)
+        resize(slave, size)
+        # not start_new_session: setsid would then have to fork, and the child would be a stranger
+        leader = [shutil.which("setsid") or "setsid", "--ctty", "--", *argv]
+        child = Child(subprocess.Popen(leader, env=env, cwd=cwd, stdin=slave, stdout=slave, stderr=slave))
+        ours.pop_all()
+    return child, master
+
+
+def _require_program(program: str, env: Mapping[str, str], cwd: str | None) -> None:
+    """Raises FileNotFoundError: setsid would only say so on the terminal."""
+    path = os.path.join(cwd or "", program) if "/" in program else program
+    if shutil.which(path, path=env.get("PATH", os.defpath)) is None:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), program)
+
+
+def resize(terminal: int, size: Size) -> None:
+    """Give a terminal another size; the programs on it get SIGWINCH."""
+    termios.tcsetwinsize(terminal, (size.rows, size.columns))
+
+
 def _pipe(readers: contextlib.ExitStack, writers: contextlib.ExitStack) -> tuple[int, int]:
     """A pipe whose ends are closed with those they belong to."""
     read, write = os.pipe()
@@ -183,3 +226,40 @@ def close_all(descriptors: Sequence[int]) -> None:
 def dies_with_us(argv: Sequence[str]) -> list[str]:
     """The same command, ended by the kernel when we end, however we end."""
     return ["setpriv", "--pdeathsig", "TERM", "--", *argv]
+
+
+async def capture(child: Child, pipes: Pipes, *, deadline: float) -> tuple[int, bytes]:
+    """Let a child run to its end with nothing to read: its status, and what it wrote on stdout.
+
+    At most CAPTURED bytes. Raises EngineFailed for more, or past the deadline (seconds).
+    """
+    os.close(pipes.stdin)
+    try:
+        async with asyncio.timeout(deadline):
+            stdout, _ = await asyncio.gather(_read_all(pipes.stdout), _read_all(pipes.stderr))
+            return await child.wait(), stdout
+    except TimeoutError:
+        raise EngineFailed(f"a command in the container did not end within {deadline:g} s") from None
+    finally:
+        if child.status is None:
+            await child.stop(term=0.2, kill=2.0)
+
+
+CAPTURED = 1 << 20
+
+
+async def _read_all(descriptor: int) -> bytes:
+    reader = asyncio.StreamReader()
+    loop = asyncio.get_running_loop()
+    transport, _ = await loop.connect_read_pipe(
+        lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(descriptor, "rb", 0)
+    )
+    data = bytearray()
+    try:
+        while piece := await reader.read(1 << 16):
+            data += piece
+            if len(data) > CAPTURED:
+                raise EngineFailed(f"a command in the container wrote more than {CAPTURED} bytes")
+        return bytes(data)
+    finally:
+        transport.close()

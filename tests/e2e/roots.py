@@ -23,6 +23,7 @@ RECIPE = Path(__file__).read_text()
 # debootstrap resolves no virtual packages: polkitd's is libpam-systemd, podman's is netavark.
 MACHINE_PACKAGES = (
     "systemd",
+    "systemd-container",
     "systemd-sysv",
     "libpam-systemd",
     "dbus",

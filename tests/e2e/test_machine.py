@@ -148,7 +148,11 @@ def test_command_dies_with_its_caller(machine: Machine) -> None:
 
 
 def test_signal_reaches_the_command(machine: Machine) -> None:
-    with machine.dialogue("sh", "-c", "trap 'echo caught; exit 7' INT; echo ready; read word") as dialogue:
+    waits = (  # a shell would lose a signal that comes between its look for one and its read
+        "import signal; signal.pthread_sigmask(signal.SIG_BLOCK, [2]); print('ready', flush=True); "
+        "signal.sigwait([2]); print('caught', flush=True); exit(7)"
+    )
+    with machine.dialogue("python3", "-c", waits) as dialogue:
         assert dialogue.hear() == "ready"
         machine.signal(dialogue.process, signal.SIGINT)
         assert dialogue.hear() == "caught"

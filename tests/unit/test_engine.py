@@ -13,9 +13,8 @@ from pytest_subprocess import FakeProcess
 
 from agentd.config import Configuration, Container, Limits
 from agentd.errors import EngineFailed, EngineMissing, NoSuchContainer
-from agentd.link import ContainerInfo
-from agentd.runtimes import Command
-from agentd.runtimes import engine as module
+from agentd.link import ContainerInfo, Mount, Seen, fits
+from agentd.runtimes import Command, lifetime
 from agentd.runtimes.docker import Docker
 from agentd.runtimes.engine import EVENT_BYTES, STEERING, Engine
 from agentd.runtimes.podman import Podman
@@ -82,6 +81,49 @@ def test_a_stopped_container_is_not_running(engine: Kind, fp: FakeProcess) -> No
     fp.register(inspect(engine, "box"), stdout=json.dumps([inspected(running=False, pid=0, Labels=None)]))
     box = run(made(engine).inspect("box"))
     assert (box.running, box.pid, box.labels) == (False, 0, {})
+
+
+def described(engine: Kind, fp: FakeProcess, mounts: object) -> ContainerInfo:
+    fp.register(inspect(engine, "box"), stdout=json.dumps([inspected() | {"Mounts": mounts}]))
+    return run(made(engine).inspect("box"))
+
+
+@both
+def test_inspect_tells_what_the_container_has_from_the_host(engine: Kind, fp: FakeProcess) -> None:
+    mounts = [
+        {"Type": "bind", "Source": "/home/alice/src", "Destination": "/workspace", "RW": True, "Mode": ""},
+        {"Type": "volume", "Name": "v", "Source": "/var/lib/volumes/v", "Destination": "/data"},
+        {"Type": "tmpfs", "Source": "", "Destination": "/tmp"},
+        {"Type": "bind", "Source": "/etc/zsh", "Destination": "/etc/zsh", "Options": ["rbind"]},
+    ]
+    found = described(engine, fp, mounts).mounts
+    assert found == [Mount("/home/alice/src", "/workspace"), Mount("/etc/zsh", "/etc/zsh")]
+
+
+@both
+def test_inspect_tells_which_image_and_where_its_processes_start(engine: Kind, fp: FakeProcess) -> None:
+    image = inspected(WorkingDir="/app") | {"Image": "sha256:abc"}
+    fp.register(inspect(engine, "box"), stdout=json.dumps([image]))
+    box = run(made(engine).inspect("box"))
+    assert (box.image_id, box.image, box.workdir) == ("sha256:abc", "localhost/agentbox", "/app")
+
+
+@both
+def test_a_container_without_mounts_has_none(engine: Kind, fp: FakeProcess) -> None:
+    assert described(engine, fp, None).mounts == []
+
+
+@both
+@pytest.mark.parametrize(("count", "length", "kept"), [(256, 8, 256), (300, 8, 256), (256, 1024, 32)])
+def test_what_is_told_of_mounts_fits_into_a_message(
+    engine: Kind, fp: FakeProcess, caplog: pytest.LogCaptureFixture, count: int, length: int, kept: int
+) -> None:
+    paths = [f"/{number:0{length - 1}}" for number in range(count)]
+    box = described(engine, fp, [{"Type": "bind", "Source": each, "Destination": each} for each in paths])
+    assert box.mounts == [Mount(each, each) for each in paths[:kept]]
+    assert fits(Seen(container=box))
+    warnings = [] if kept == count else [f"only {kept} of the {count} bind mounts of box are used"]
+    assert caplog.messages == warnings
 
 
 @both
@@ -346,7 +388,7 @@ def test_an_engine_that_fails_does_not_end_the_wait(
     engine: Kind, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def test(child: "subprocess.Popen[bytes]") -> None:
-        monkeypatch.setattr(module, "ASK_AGAIN_SEC", 0.01)
+        monkeypatch.setattr(lifetime, "ASK_AGAIN_SEC", 0.01)
         asked = tmp_path / "asked"
         answer = answering(inspected(pid=child.pid))
         program(
@@ -394,7 +436,7 @@ def test_a_wait_of_the_engine_that_fails_is_begun_again_while_the_container_is_w
         await made(engine).wait(BOX)
         assert (tmp_path / "second").exists()
 
-    monkeypatch.setattr(module, "ASK_AGAIN_SEC", 0.01)
+    monkeypatch.setattr(lifetime, "ASK_AGAIN_SEC", 0.01)
     program(tmp_path, engine, waits(tmp_path, answering(inspected(pid=0))), monkeypatch)
     run(test())
 

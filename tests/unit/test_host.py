@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import socket
 import subprocess
 from pathlib import Path
 
@@ -109,3 +110,12 @@ def test_a_host_never_ends_and_tells_of_nothing(host: Host) -> None:
         await asyncio.wait(endless)
 
     run(test())
+
+
+def test_a_server_on_this_host_is_connected_to(host: Host) -> None:
+    async def test() -> None:
+        with await host.connect(await host.inspect("here"), server.getsockname()[1]) as sock:
+            assert sock.getpeername() == server.getsockname()
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        run(test())

@@ -43,7 +43,10 @@ class End(Changes):
 
 SESSION = link.SessionInfo(id="s", agent="a", state="idle", queued=2)
 SNAPSHOT = link.Snapshot(state="serving", clients=3, turns=1, sessions=[SESSION], agents=[])
-BOX = link.ContainerInfo(name="box", runtime="podman", running=True, pid=7, labels={"a": "b"})
+MOUNT = link.Mount("/host", "/inside")
+BOX = link.ContainerInfo(
+    name="box", runtime="podman", running=True, pid=7, workdir="/w", labels={"a": "b"}, mounts=[MOUNT]
+)
 ONE_OF_EACH: list[link.AnyMessage] = [
     link.Hello(version=1, pid=2, code="3", container="box", snapshot=SNAPSHOT),
     link.Welcome(version=1),

@@ -2,13 +2,14 @@
 """Where containers run: one small protocol, a module an implementation. Nobody else calls an engine."""
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 from agentd.config import Configuration
 from agentd.errors import AgentdError, AmbiguousContainer, EngineMissing, NoSuchContainer
 from agentd.link import ContainerInfo
-from agentd.process import Child, Pipes
+from agentd.process import Child, Pipes, Size
 
 ENABLE_LABEL = "agentd.enable=true"
 
@@ -34,6 +35,15 @@ class Runtime(Protocol):
     def exec(self, container: ContainerInfo, command: Command) -> tuple[Child, Pipes]:
         """Start a program in the container with pipes on its streams. Raises AgentMissing, EngineMissing."""
 
+    def terminal(self, container: ContainerInfo, command: Command, size: Size) -> tuple[Child, int]:
+        """Start a program in the container on a terminal, whose other end is returned. Errors as of exec."""
+
+    async def connect(self, container: ContainerInfo, port: int) -> socket.socket:
+        """A connected, non-blocking TCP socket to 127.0.0.1:port as the container sees it.
+
+        Raises NotRunning, AgentFailed where nothing listens or nobody may look, and AgentTimeout.
+        """
+
     async def wait(self, container: ContainerInfo) -> None:
         """Return when the container has ended. Does not poll."""
 
@@ -57,6 +67,10 @@ def runtime(name: str, configuration: Configuration) -> Runtime:
         from agentd.runtimes.docker import Docker
 
         return Docker(configuration)
+    if name == "machined":
+        from agentd.runtimes.machined import Machined
+
+        return Machined(configuration)
     from agentd.runtimes.podman import Podman
 
     return Podman(configuration)

@@ -17,6 +17,7 @@ class _Event(msgspec.Struct):
 class Docker(Engine):
     name = "docker"
     event_kinds = ("create", "start", "die", "rename", "destroy")
+    detach_keys = "ctrl-^,ctrl-],ctrl-^"  # none means ctrl-p,ctrl-q, and shells and editors need those
 
     def event_name(self, line: bytes) -> str:
         return msgspec.json.decode(line, type=_Event).actor.attributes.get("name", "")

@@ -3,7 +3,7 @@
 
 import asyncio
 import logging
-import os
+import socket
 import subprocess
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Sequence
@@ -13,14 +13,25 @@ import msgspec
 
 from agentd import proctree
 from agentd.config import Configuration
-from agentd.errors import AgentdError, EngineFailed, EngineMissing, NoSuchContainer
-from agentd.link import ContainerInfo
-from agentd.process import Child, Output, Pipes, close_all, engine_environment, run, spawn_piped
-from agentd.runtimes import ENABLE_LABEL, Command
+from agentd.errors import EngineFailed, EngineMissing, NoSuchContainer
+from agentd.link import ContainerInfo, Mount
+from agentd.process import (
+    Child,
+    Output,
+    Pipes,
+    Size,
+    close_all,
+    engine_environment,
+    run,
+    spawn_on_terminal,
+    spawn_piped,
+)
+from agentd.runtimes import ENABLE_LABEL, Command, lifetime, network
 
-ASK_AGAIN_SEC = 5.0
 NOT_STARTED = 127
 EVENT_BYTES = 1 << 20
+MOUNTS, MOUNT_BYTES = 256, 64 * 1024
+"""What is told of a container's mounts: all of it has to fit into a message of the link."""
 
 log = logging.getLogger(__name__)
 STEERING = frozenset(
@@ -44,6 +55,13 @@ class _State(msgspec.Struct):
 class _Config(msgspec.Struct):
     labels: dict[str, str] | None = msgspec.field(name="Labels", default=None)
     image: str = msgspec.field(name="Image", default="")
+    workdir: str = msgspec.field(name="WorkingDir", default="")
+
+
+class _Mount(msgspec.Struct):
+    type: str = msgspec.field(name="Type", default="")
+    source: str = msgspec.field(name="Source", default="")
+    target: str = msgspec.field(name="Destination", default="")
 
 
 class Inspected(msgspec.Struct):
@@ -53,6 +71,8 @@ class Inspected(msgspec.Struct):
     name: str = msgspec.field(name="Name")
     state: _State = msgspec.field(name="State")
     config: _Config = msgspec.field(name="Config")
+    image_id: str = msgspec.field(name="Image", default="")
+    mounts: list[_Mount] | None = msgspec.field(name="Mounts", default=None)
 
 
 class Engine(ABC):
@@ -61,6 +81,8 @@ class Engine(ABC):
     name: ClassVar[str]
     no_such: ClassVar[str] = "no such"
     event_kinds: ClassVar[Sequence[str]]
+    detach_keys: ClassVar[str] = ""
+    """Keys that leave a program on a terminal behind: none, where the engine can be told so."""
 
     def __init__(self, configuration: Configuration) -> None:
         self._configuration = configuration
@@ -123,7 +145,10 @@ class Engine(ABC):
             id=each.id,
             pid=each.state.pid,
             image=each.config.image,
+            image_id=each.image_id,
+            workdir=each.config.workdir,
             labels=each.config.labels or {},
+            mounts=_bind_mounts(each.name, each.mounts or []),
         )
 
     async def _run(self, *arguments: str) -> Output:
@@ -132,58 +157,49 @@ class Engine(ABC):
     # Running
 
     def exec(self, container: ContainerInfo, command: Command) -> tuple[Child, Pipes]:
+        try:
+            return spawn_piped(self._exec(container, command), env=_environment(command))
+        except OSError as exc:
+            raise self._not_started(exc) from None
+
+    def terminal(self, container: ContainerInfo, command: Command, size: Size) -> tuple[Child, int]:
+        """The engine's own program is on the terminal, and passes keys and sizes on to the one inside."""
+        argv = self._exec(container, command, "--tty", f"--detach-keys={self.detach_keys}")
+        try:
+            return spawn_on_terminal(argv, env=_environment(command), size=size)
+        except OSError as exc:
+            raise self._not_started(exc) from None
+
+    def _exec(self, container: ContainerInfo, command: Command, *more: str) -> list[str]:
         options = [item for key, value in command.env.items() for item in ("--env", _variable(key, value))]
         options += ["--user", command.user] if command.user else []
         options += ["--workdir", command.workdir] if command.workdir else []
-        argv = [self.name, "exec", "--interactive", *options, container.id, *command.argv]
-        try:
-            hidden = {key: value for key, value in command.env.items() if key not in STEERING}
-            return spawn_piped(argv, env={**engine_environment(), **hidden})
-        except FileNotFoundError:
-            raise EngineMissing(f"{self.name} is not installed, or not on the PATH of agentd") from None
-        except OSError as exc:
-            raise EngineFailed(f"{self.name} cannot be started: {exc.strerror}") from None
+        return [self.name, "exec", "--interactive", *more, *options, container.id, *command.argv]
+
+    def _not_started(self, problem: OSError) -> EngineMissing | EngineFailed:
+        if isinstance(problem, FileNotFoundError):
+            return EngineMissing(f"{self.name} is not installed, or not on the PATH of agentd")
+        return EngineFailed(f"{self.name} cannot be started: {problem.strerror}")
 
     async def reap(self, container: ContainerInfo, owner: str, *, term: float, kill: float) -> int:
         inside = proctree.pid_namespace_of(container.pid) if container.pid else None
         return len(await proctree.end(owner, term=term, kill=kill, pid_namespace=inside))
 
+    async def connect(self, container: ContainerInfo, port: int) -> socket.socket:
+        return await network.connect_inside(container, port, deadline=self._deadline)
+
     # Watching
 
     async def wait(self, container: ContainerInfo) -> None:
-        """Through a pidfd on its first process; through the engine where that process is out of sight."""
-        try:
-            pidfd = os.pidfd_open(container.pid)
-        except (OSError, ValueError):
+        """Through its first process; through the engine where that process is out of sight."""
+        if not await lifetime.outlived(container, self.inspect):
             await self._wait_by_engine(container)
-            return
-        try:
-            if await self._still(container, pidfd):  # else the number may be somebody else's by now
-                await _readable(pidfd)
-        finally:
-            os.close(pidfd)
-
-    async def _still(self, container: ContainerInfo, pidfd: int | None = None) -> bool:
-        """Whether it is the one that was described; an engine that fails is asked again."""
-        while True:
-            try:
-                now = await self.inspect(container.name)
-            except NoSuchContainer:
-                return False
-            except AgentdError as exc:
-                log.warning("asking again: %s", exc.message)
-            else:
-                return now.running and (now.id, now.pid) == (container.id, container.pid)
-            if pidfd is not None and await _readable(pidfd, timeout=ASK_AGAIN_SEC):
-                return False
-            if pidfd is None:
-                await asyncio.sleep(ASK_AGAIN_SEC)
 
     async def _wait_by_engine(self, container: ContainerInfo) -> None:
         while True:
-            if await self._wait_once(container) == 0 or not await self._still(container):
+            if await self._wait_once(container) == 0 or not await lifetime.is_still(container, self.inspect):
                 return
-            await asyncio.sleep(ASK_AGAIN_SEC)
+            await asyncio.sleep(lifetime.ASK_AGAIN_SEC)
 
     async def _wait_once(self, container: ContainerInfo) -> int:
         try:
@@ -237,20 +253,25 @@ class Engine(ABC):
         """The name of the container that a line of `events` is about, "" for none. Raises DecodeError."""
 
 
+def _environment(command: Command) -> dict[str, str]:
+    """Ours, and what the command's is taken from by name."""
+    return {**engine_environment(), **{k: v for k, v in command.env.items() if k not in STEERING}}
+
+
+def _bind_mounts(name: str, mounts: Sequence[_Mount]) -> list[Mount]:
+    """What the container has from the host, within bounds; volumes are the engine's own."""
+    bound = [Mount(each.source, each.target) for each in mounts if each.type == "bind"]
+    kept, room = [], MOUNT_BYTES
+    for mount in bound[:MOUNTS]:
+        room -= len(mount.source.encode()) + len(mount.target.encode())
+        if room < 0:
+            break
+        kept.append(mount)
+    if len(kept) < len(bound):
+        log.warning("only %d of the %d bind mounts of %s are used", len(kept), len(bound), name)
+    return kept
+
+
 def _variable(key: str, value: str) -> str:
     """How `exec --env` gets a variable: by name alone, so that its value is in no argument vector."""
     return f"{key}={value}" if key in STEERING else key
-
-
-async def _readable(descriptor: int, *, timeout: float | None = None) -> bool:
-    """Wait until it is; False where time is over before."""
-    ready = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    loop.add_reader(descriptor, ready.set)
-    try:
-        await asyncio.wait_for(ready.wait(), timeout)
-        return True
-    except TimeoutError:
-        return False
-    finally:
-        loop.remove_reader(descriptor)

@@ -3,14 +3,15 @@
 
 import asyncio
 import os
+import socket
 from collections.abc import AsyncIterator
 
 from agentd import proctree
 from agentd.config import Configuration
 from agentd.errors import AgentMissing, NoSuchContainer, NotRunning
 from agentd.link import ContainerInfo
-from agentd.process import Child, Pipes, agent_environment, spawn_piped
-from agentd.runtimes import Command
+from agentd.process import Child, Pipes, Size, agent_environment, spawn_on_terminal, spawn_piped
+from agentd.runtimes import Command, network
 
 
 class Host:
@@ -20,6 +21,7 @@ class Host:
 
     def __init__(self, configuration: Configuration) -> None:
         self._configuration = configuration
+        self._deadline = configuration.limits.engine_sec
 
     async def inspect(self, name: str) -> ContainerInfo:
         entry = self._configuration.containers.get(name)
@@ -36,13 +38,27 @@ class Host:
         return [ContainerInfo(name=name, runtime="host", running=True, id=name) for name in names]
 
     def exec(self, container: ContainerInfo, command: Command) -> tuple[Child, Pipes]:
-        directory = command.workdir or self._configuration.containers[container.name].directory
-        if not os.path.isdir(directory or ""):
-            raise NotRunning(f"the directory {directory} of {container.name} is not there")
+        directory = self._directory(container, command)
         try:
-            return spawn_piped(command.argv, env={**agent_environment(), **command.env}, cwd=directory)
+            return spawn_piped(command.argv, env=_environment(command), cwd=directory)
         except OSError as exc:
-            raise AgentMissing(f"{command.argv[0]} cannot be started on this host: {exc.strerror}") from None
+            raise _missing(command, exc) from None
+
+    def terminal(self, container: ContainerInfo, command: Command, size: Size) -> tuple[Child, int]:
+        directory = self._directory(container, command)
+        try:
+            return spawn_on_terminal(command.argv, env=_environment(command), size=size, cwd=directory)
+        except OSError as exc:
+            raise _missing(command, exc) from None
+
+    def _directory(self, container: ContainerInfo, command: Command) -> str:
+        directory = command.workdir or self._configuration.containers[container.name].directory or ""
+        if not os.path.isdir(directory):
+            raise NotRunning(f"the directory {directory} of {container.name} is not there")
+        return directory
+
+    async def connect(self, container: ContainerInfo, port: int) -> socket.socket:
+        return await network.connect(container, port, deadline=self._deadline)
 
     async def wait(self, container: ContainerInfo) -> None:
         await asyncio.get_running_loop().create_future()
@@ -53,3 +69,11 @@ class Host:
     async def events(self, since: float) -> AsyncIterator[str]:
         await asyncio.get_running_loop().create_future()
         yield ""
+
+
+def _environment(command: Command) -> dict[str, str]:
+    return {**agent_environment(), **command.env}
+
+
+def _missing(command: Command, problem: OSError) -> AgentMissing:
+    return AgentMissing(f"{command.argv[0]} cannot be started on this host: {problem.strerror}")
