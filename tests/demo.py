@@ -84,6 +84,24 @@ class Demo:
         print("the agent ended it: stopReason cancelled")
         self.note("a turn was cancelled and ended as cancelled")
 
+    def share(self) -> None:
+        self.say("An editor that leaves in the middle of a turn, and another that comes for it")
+        with self.editor() as editor:
+            editor.prompt("say begun", "hold", "say and ended")
+            editor.until_text("begun")
+            session = editor.session
+        with self.agentd.client() as other:
+            other.attach("demo")
+            other.call("initialize", {"protocolVersion": 1})
+            _, seen = other.answer_to(
+                other.request("session/load", {"sessionId": session, "cwd": "/", "mcpServers": []})
+            )
+            assert texts(seen) == ["begun"]
+            other.notify("_release")
+            other.until_text("and ended")
+        print("it was shown what it had missed, and then the rest as it came")
+        self.note("a turn went on without its editor, and another one saw all of it")
+
     def status(self) -> None:
         self.say("What is going on")
         assert "demo" in self.agentctl("status")
@@ -124,6 +142,7 @@ def main() -> int:
             agentd.start()
             demo.prompt()
             demo.cancel()
+            demo.share()
             demo.drain()
             demo.say("Stopping it")
             assert agentd.stop() == 0

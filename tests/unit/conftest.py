@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What every unit test promises: to leave nothing behind. `loop.run` does the same for tasks."""
 
+import contextlib
 import gc
 import os
 from collections.abc import Iterator
@@ -22,8 +23,11 @@ def descriptors() -> dict[int, str]:
 
 def children() -> set[int]:
     """Processes of ours, those that have ended and were not waited for included."""
-    tasks = Path("/proc/self/task").glob("*/children")
-    return {int(pid) for task in tasks for pid in task.read_text(encoding="ascii").split()}
+    found: set[int] = set()
+    for task in Path("/proc/self/task").glob("*/children"):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # a thread that has just ended
+            found.update(map(int, task.read_text(encoding="ascii").split()))
+    return found
 
 
 @pytest.fixture(autouse=True, scope="session")

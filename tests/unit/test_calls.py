@@ -2,7 +2,7 @@
 
 import pytest
 
-from agentd.errors import AgentdError, LimitReached
+from agentd.errors import AgentdError, TooManyRequests
 from agentd.worker.calls import MOST, Call, Calls
 
 
@@ -19,8 +19,8 @@ class Nobody:
 ONE, TWO = Nobody(), Nobody()
 
 
-def call(asker: Nobody = ONE, raw_id: bytes = b"0", method: str = "m") -> Call:
-    return Call(asker, raw_id, method)
+def call(asker: Nobody = ONE, raw_id: bytes = b"0", owner: object = None) -> Call:
+    return Call(asker, raw_id, "m", owner=owner or asker)
 
 
 def test_every_call_has_an_id_of_its_own_whatever_the_askers_use() -> None:
@@ -55,20 +55,22 @@ def test_an_answer_nobody_waits_for_settles_nothing(raw_id: bytes) -> None:
     assert len(calls) == 1
 
 
-def test_a_call_is_found_by_its_asker_and_the_askers_id() -> None:
+def test_a_call_is_found_by_its_owner_and_the_owners_id() -> None:
     calls = Calls()
-    mine, theirs = calls.issue(call(ONE, b"7")), calls.issue(call(TWO, b"7"))
+    mine, theirs = calls.issue(call(TWO, b"7", owner=ONE)), calls.issue(call(ONE, b"7", owner=TWO))
     assert (calls.id_of(ONE, b"7"), calls.id_of(TWO, b"7")) == (mine, theirs)
     assert calls.id_of(ONE, b'"7"') is None
     calls.settle(mine)
     assert calls.id_of(ONE, b"7") is None
 
 
-def test_calls_are_counted_by_asker() -> None:
+def test_a_call_is_found_by_its_id_and_stays_open() -> None:
     calls = Calls()
-    for asker in (ONE, TWO, ONE):
-        calls.issue(call(asker))
-    assert (calls.of(ONE), calls.of(TWO), calls.of(Nobody())) == (2, 1, 0)
+    one = call()
+    raw_id = calls.issue(one)
+    assert (calls.get(raw_id), calls.get(b"2"), calls.get(b'"1"')) == (one, None, None)
+    assert calls.settle(raw_id) is one
+    assert calls.get(raw_id) is None
 
 
 def test_all_calls_of_one_asker_can_be_taken_out_or_all_there_are() -> None:
@@ -84,7 +86,7 @@ def test_all_calls_of_one_asker_can_be_taken_out_or_all_there_are() -> None:
 def test_there_is_a_bound() -> None:
     calls = Calls()
     issued = [calls.issue(call()) for _ in range(MOST)]
-    with pytest.raises(LimitReached, match=str(MOST)):
+    with pytest.raises(TooManyRequests, match=str(MOST)):
         calls.issue(call())
     calls.settle(issued[0])
     calls.issue(call())

@@ -7,11 +7,12 @@ the others keep the very bytes they came with.
 """
 
 from collections.abc import Mapping
+from typing import Any
 
 import msgspec
 from msgspec import UNSET, Raw, UnsetType
 
-from agentd.errors import AgentdError, BatchRefused, InvalidRequest, ParseError
+from agentd.errors import AgentdError, AgentRefused, BatchRefused, InvalidRequest, ParseError
 
 NULL = b"null"
 
@@ -59,6 +60,22 @@ class Envelope(msgspec.Struct, gc=False):
         return self.params.sessionId if isinstance(self.params, Params) else None
 
 
+class _PromptParams(msgspec.Struct, gc=False):
+    prompt: list[Raw] = []
+
+
+class _Prompt(msgspec.Struct, gc=False):
+    params: _PromptParams
+
+
+class _TurnResult(msgspec.Struct, gc=False):
+    stopReason: str
+
+
+class _TurnEnd(msgspec.Struct, gc=False):
+    result: _TurnResult
+
+
 class _Loose(msgspec.Struct, gc=False):
     """An envelope whose `params` is of any shape: such messages are forwarded, not understood."""
 
@@ -72,7 +89,10 @@ class _Loose(msgspec.Struct, gc=False):
 _strict = msgspec.json.Decoder(Envelope)
 _loose = msgspec.json.Decoder(_Loose)
 _members = msgspec.json.Decoder(dict[str, Raw])
-_encode = msgspec.json.Encoder().encode
+_prompt = msgspec.json.Decoder(_Prompt)
+_turn_end = msgspec.json.Decoder(_TurnEnd)
+encode = msgspec.json.Encoder().encode
+"""The JSON text of a value; Raw goes in as it is."""
 
 
 # Reading
@@ -141,6 +161,30 @@ def members(frame: bytes | Raw) -> dict[str, Raw]:
         return {}
 
 
+def prompt_blocks(prompt: bytes) -> list[Raw]:
+    """The content blocks of a session/prompt, each still as its own bytes; [] for what is no such thing."""
+    try:
+        return _prompt.decode(prompt).params.prompt
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return []
+
+
+def stop_reason(answer: bytes) -> str | None:
+    """How the turn ended, from the answer to session/prompt; None for an error."""
+    try:
+        return _turn_end.decode(answer).result.stopReason
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+
+
+def value(raw: bytes | Raw) -> Any:
+    """What a raw member is. Raises InvalidRequest for what nobody can decode."""
+    try:
+        return msgspec.json.decode(raw)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
+        raise InvalidRequest(f"not understood: {exc}") from None
+
+
 def text(raw: Raw | None) -> str | None:
     """A raw member as a string, or None where it is anything else."""
     try:
@@ -167,7 +211,7 @@ def with_id(frame: bytes, raw_id: bytes) -> bytes:
     """The same message under another id."""
     fields = _members.decode(frame)
     fields["id"] = Raw(raw_id)
-    return _encode(fields)
+    return encode(fields)
 
 
 def with_param(frame: bytes, name: str, value: bytes) -> bytes:
@@ -175,28 +219,29 @@ def with_param(frame: bytes, name: str, value: bytes) -> bytes:
     fields = _members.decode(frame)
     params = _members.decode(fields["params"])
     params[name] = Raw(value)
-    fields["params"] = Raw(_encode(params))
-    return _encode(fields)
+    fields["params"] = Raw(encode(params))
+    return encode(fields)
 
 
 # Writing messages of our own
 
 
 def request(request_id: int, method: str, params: object) -> bytes:
-    return _encode({"jsonrpc": "2.0", "id": request_id, "method": method, "params": params})
+    return encode({"jsonrpc": "2.0", "id": request_id, "method": method, "params": params})
 
 
 def notification(method: str, params: object) -> bytes:
-    return _encode({"jsonrpc": "2.0", "method": method, "params": params})
+    return encode({"jsonrpc": "2.0", "method": method, "params": params})
 
 
 def result(raw_id: bytes, value: object) -> bytes:
-    return _encode({"jsonrpc": "2.0", "id": Raw(raw_id), "result": value})
+    return encode({"jsonrpc": "2.0", "id": Raw(raw_id), "result": value})
 
 
 def failure(raw_id: bytes, error: AgentdError) -> bytes:
     """An error response: `data` holds the reason and whatever else the error carries."""
-    return _encode({"jsonrpc": "2.0", "id": Raw(raw_id), "error": error_object(error)})
+    shown = Raw(error.raw) if isinstance(error, AgentRefused) else error_object(error)
+    return encode({"jsonrpc": "2.0", "id": Raw(raw_id), "error": shown})
 
 
 def error_object(error: AgentdError) -> Mapping[str, object]:

@@ -129,6 +129,11 @@ class FrameStream(asyncio.Protocol):
         """Send one frame."""
         self.write(frame + b"\n")
 
+    @property
+    def unsent(self) -> int:
+        """Bytes written that have not left yet."""
+        return sum(map(len, self._early)) if self._writer is None else self._writer.get_write_buffer_size()
+
     def pause_writing(self) -> None:
         self._sink.congested(True)
 

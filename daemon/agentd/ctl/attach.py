@@ -25,6 +25,10 @@ PLAIN = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ012345678
 
 
 def run(options: "argparse.Namespace") -> int:
+    if options.login:
+        from agentd.ctl import login
+
+        return login.run_attached(options)
     sock = front_door(options)
     early = attach(sock, options.container, options.agent)
     return bridge(sock, early)

@@ -66,12 +66,29 @@ def _talking(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> No
         "--permission", choices=("allow", "reject"), help="answer every question so, instead of asking you"
     )
     prompt.add_argument("--json", action="store_true", help="print updates and the result as lines of JSON")
+    attach.add_argument(
+        "--login", metavar="AGENT/METHOD", default="", help="run an agent's own login instead"
+    )
+    _login(verbs)
+
+
+def _login(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    login = _verb(verbs, "login", "run an agent's own login in the container, on this terminal")
+    login.add_argument("container", metavar="NAME")
+    login.add_argument("agent", metavar="AGENT")
+    login.add_argument(
+        "method", metavar="METHOD", nargs="?", default="", help="which login, where there are several"
+    )
 
 
 def _looking(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     status = _verb(verbs, "status", "show the manager, its containers and what goes on in them")
     listing = _verb(verbs, "list", "list the containers that opted in")
-    for each in (status, listing):
+    agents = _verb(verbs, "agents", "show a container's agents and whether they can be used")
+    shared = _verb(verbs, "paths", "show which directories of this host a container shares")
+    for each in (agents, shared):
+        each.add_argument("container", metavar="NAME")
+    for each in (status, listing, agents, shared):
         each.add_argument("--json", action="store_true", help="print JSON with stable keys")
 
 

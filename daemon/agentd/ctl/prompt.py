@@ -108,6 +108,8 @@ class Turn:
         }
         await self._peer.request(methods.INITIALIZE, hello, deadline=HANDSHAKE_SEC)
         place: Params = {"cwd": self._options.cwd or os.getcwd(), "mcpServers": []}
+        if not self._options.cwd:  # nobody has asked for this directory, so any will do
+            place["_meta"] = {"agentd.unmapped_cwd": "workdir"}
         made = await self._peer.request(methods.SESSION_NEW, place, deadline=HANDSHAKE_SEC)
         self._session = made["sessionId"]
 

@@ -5,16 +5,25 @@ import asyncio
 import enum
 import logging
 import secrets
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
-from msgspec import UNSET
+from msgspec import UNSET, Raw
 
 from agentd.acp import envelope, methods
 from agentd.acp.envelope import Envelope
 from agentd.acp.framing import EDGE, Torn, torn
 from agentd.acp.stream import FrameStream
-from agentd.config import Limits
-from agentd.errors import AgentdError, AgentExited, AgentFailed, AgentMissing, AgentTimeout, FrameTooLarge
+from agentd.config import EnvValue, Limits
+from agentd.errors import (
+    AgentdError,
+    AgentExited,
+    AgentFailed,
+    AgentMissing,
+    AgentRefused,
+    AgentTimeout,
+    FrameTooLarge,
+)
 from agentd.link import AgentInfo, ContainerInfo
 from agentd.log import Context, Redactor
 from agentd.process import Child
@@ -22,6 +31,7 @@ from agentd.proctree import MARKER
 from agentd.runtimes import Command, Runtime
 from agentd.systemd.events import Event
 from agentd.worker.calls import Call, Calls
+from agentd.worker.credentials import resolve
 from agentd.worker.stderr import Stderr
 
 NOT_EXECUTABLE, NOT_FOUND = 126, 127
@@ -29,7 +39,7 @@ NOT_EXECUTABLE, NOT_FOUND = 126, 127
 FLUSH = 1.0
 """Seconds that a dead agent's last output has to come through its pipe."""
 INLET = 1 << 20
-"""Bytes unsent to an agent before its client has to wait."""
+"""Bytes unsent to an agent before its clients have to wait."""
 
 
 class State(enum.StrEnum):
@@ -50,37 +60,74 @@ class Place(NamedTuple):
     log: Context
 
 
+class Recipe(NamedTuple):
+    """How an agent is come by: a command to run in the container, or a port on which it listens there."""
+
+    command: Command
+    env: Mapping[str, EnvValue]
+    port: int | None = None
+    frame_bytes: int | None = None
+    """The longest message it takes, where that is less than what clients may send."""
+
+
 class Audience(Protocol):
-    """Whoever the agent works for. Called from the event loop."""
+    """Whoever brings an agent's words to those they are for. Called from the event loop."""
 
-    def relay(self, block: bytes) -> None:
-        """Notifications, as they came."""
+    def relay(self, block: bytes, messages: Sequence[Envelope]) -> None:
+        """Notifications, as they came, and their envelopes."""
 
-    def asked(self, agent: "Agent", frame: bytes, message: Envelope) -> None:
+    def asked(self, frame: bytes, message: Envelope) -> None:
         """A request from the agent."""
 
-    def withdrawn(self, agent: "Agent", frame: bytes, message: Envelope) -> None:
+    def withdrawn(self, frame: bytes, message: Envelope) -> None:
         """The agent no longer wants an answer to a request of its own (`$/cancel_request`)."""
 
-    def answered(self, agent: "Agent", call: Call, frame: bytes | None) -> None:
-        """A call was answered (the frame as the agent sent it), or failed (None); its asker knows."""
+    def hung(self, call: Call, error: AgentdError) -> None:
+        """The agent has been silent for too long over a call that is still open."""
 
-    def agent_congested(self, full: bool) -> None:
-        """The agent reads more slowly than it is written to."""
+    def congested(self, full: bool) -> None:
+        """The agent reads more slowly than it is written to, or no longer."""
 
-    def agent_exited(self, agent: "Agent", error: AgentdError) -> None:
+    def exited(self, error: AgentdError) -> None:
         """The agent has ended and every call to it has been answered."""
+
+
+class Answer:
+    """An asker that waits: the result of one request, or the error."""
+
+    def __init__(self, on_answer: Callable[[], None] = lambda: None) -> None:
+        self._result: asyncio.Future[Raw] = asyncio.get_running_loop().create_future()
+        self._on_answer = on_answer
+
+    def answer(self, call: Call, frame: bytes) -> None:
+        self._on_answer()
+        if not self._result.done():
+            self._settle(envelope.members(frame))
+
+    def _settle(self, fields: dict[str, Raw]) -> None:
+        if "error" in fields:
+            text = envelope.text(envelope.members(fields["error"]).get("message"))
+            self._result.set_exception(AgentRefused(text or "the agent refused", bytes(fields["error"])))
+        else:
+            self._result.set_result(Raw(bytes(fields.get("result", envelope.NULL))))
+
+    def fail(self, call: Call, error: AgentdError) -> None:
+        if not self._result.done():
+            self._result.set_exception(error)
+
+    async def result(self) -> Raw:
+        return await self._result
 
 
 class Agent:
     """One process. Started by `run`, which returns when it and all its descendants have ended."""
 
-    def __init__(self, name: str, command: Command, place: Place, audience: Audience) -> None:
+    def __init__(self, name: str, recipe: Recipe, place: Place, audience: Audience) -> None:
         self.name = name
         self.instance = secrets.token_hex(4)
         self.state = State.STARTING
         self.version = ""
-        self._command = command
+        self._recipe = recipe
         self._place = place
         self._audience = audience
         self.log = place.log.about(agent=name)
@@ -91,9 +138,11 @@ class Agent:
         self._calls = Calls()
         self._given_up: AgentdError | None = None
         self._has_answered = False
-        self._dismissed = False
+        self.dismissed = False
+        """Whether it ends because nobody needs it, and not by a fault of its own."""
         self._stop_asked = asyncio.Event()
-        self._held: list[bytes] | None = None
+        self._held: list[bytes] | None = []
+        """What has to wait until it was introduced to its client."""
         self._heard = 0.0
         self._watches: dict[bytes, asyncio.TimerHandle] = {}
 
@@ -122,7 +171,10 @@ class Agent:
         await self._reap()
 
     async def _live(self) -> int:
-        self._child, pipes = self._place.runtime.exec(self._place.container, self._marked(self._command))
+        if self._recipe.port is not None:
+            return await self._live_at(self._recipe.port)
+        command = await asyncio.to_thread(self._prepared)
+        self._child, pipes = self._place.runtime.exec(self._place.container, command)
         self.log.info("%s started", self.name, extra={"event": Event.AGENT_STARTED})
         await self._stderr.over_pipe(pipes.stderr)
         await self._stream.over_pipes(pipes.stdout, pipes.stdin)
@@ -144,8 +196,25 @@ class Agent:
             self._stream.abort()
             self._stderr.close()
 
-    def _marked(self, command: Command) -> Command:
-        return command._replace(env={**command.env, MARKER: f"{self._place.owner}/{self.instance}"})
+    async def _live_at(self, port: int) -> int:
+        """An agent that runs already, as a server: the connection is all of it that is ours."""
+        sock = await self._place.runtime.connect(self._place.container, port)
+        await self._stream.over_socket(sock)
+        self.log.info("%s connected", self.name, extra={"event": Event.AGENT_STARTED})
+        try:
+            await self._stop_asked.wait()
+            self._stream.finish()
+            await self._flush()
+        finally:
+            self._stream.abort()
+        return 0
+
+    def _prepared(self) -> Command:
+        """The command with its whole environment; reads files, so it is run in a thread."""
+        env = resolve(self._recipe.env)
+        self._place.redact.add(env.values())
+        mark = f"{self._place.owner}/{self.instance}"
+        return self._recipe.command._replace(env={**env, MARKER: mark})
 
     async def _end(self, child: Child) -> None:
         """EOF and SIGTERM to the whole tree, then SIGKILL; at last the engine's exec client itself."""
@@ -172,7 +241,7 @@ class Agent:
     def _epitaph(self, status: int) -> AgentdError:
         details = {"agent": self.name, "exit_status": status, "stderr_tail": self._stderr.tail}
         if not self._has_answered and status in (NOT_FOUND, NOT_EXECUTABLE):
-            program = self._command.argv[0]
+            program = self._recipe.command.argv[0]
             return AgentMissing(
                 f"{self._place.container.name} has no program {program} to run {self.name}", **details
             )
@@ -183,15 +252,15 @@ class Agent:
         return AgentExited(f"{self.name} ended (exit status {status}) before it had answered", **details)
 
     def _over(self, error: AgentdError) -> None:
-        level = logging.INFO if self._dismissed else logging.WARNING
+        level = logging.INFO if self.dismissed else logging.WARNING
         self.log.log(level, "%s", error.message, extra={"event": Event.AGENT_EXITED})
         self.state = State.EXITED
         self._fail_all(error)
-        self._audience.agent_exited(self, error)
+        self._audience.exited(error)
 
     def dismiss(self, reason: AgentdError) -> None:
         """End it because it is no longer needed; whoever still waits for it gets the reason."""
-        self._dismissed = True
+        self.dismissed = True
         self.give_up(reason)
 
     def give_up(self, error: AgentdError) -> None:
@@ -211,39 +280,67 @@ class Agent:
     def request(self, frame: bytes, call: Call) -> None:
         """Send a request under an id of ours. The call is answered in every case, now or later."""
         try:
-            if not self.alive:
-                raise AgentExited(f"{self.name} has ended", agent=self.name)
+            self._admit(frame)
             raw_id = self._calls.issue(call)
         except AgentdError as exc:
-            self._fail(call, exc)
+            call.asker.fail(call, exc)
             return
         if call.method in methods.HANDSHAKES:
-            self._expect(raw_id, call.method)
+            self._expect(raw_id, call)
         self._send(envelope.with_id(frame, raw_id))
 
-    def introduce(self, hello: bytes) -> None:
-        """Say what its client said to the agent before it, and nothing else until it has answered."""
-        self.request(hello, Call(None, envelope.NULL, methods.INITIALIZE))
-        self._held = []
+    def _admit(self, frame: bytes) -> None:
+        if not self.alive:
+            raise self._given_up or AgentExited(f"{self.name} has ended", agent=self.name)
+        if self._recipe.frame_bytes is not None and len(frame) > self._recipe.frame_bytes:
+            raise FrameTooLarge(f"{self.name} takes {self._recipe.frame_bytes} bytes in a message at most")
+
+    async def ask(
+        self,
+        method: str,
+        params: object,
+        *,
+        owner: object = None,
+        raw_id: bytes = envelope.NULL,
+        on_answer: Callable[[], None] = lambda: None,
+    ) -> Raw:
+        """Send a request and return its result. Raises AgentRefused with the agent's own error, or ours.
+
+        `owner` and `raw_id`: on whose behalf, so that they can cancel it. `on_answer` is called before
+        anything is heard of what the agent says after its answer.
+        """
+        asked = Answer(on_answer)
+        self.request(envelope.request(0, method, params), Call(asked, raw_id, method, owner=owner))
+        return await asked.result()
+
+    async def introduce(self, params: object) -> Raw:
+        """Say hello, before everything else, and return its answer."""
+        asked = Answer()
+        call = Call(asked, envelope.NULL, methods.INITIALIZE)
+        raw_id = self._calls.issue(call)
+        self._expect(raw_id, call)
+        self._write(envelope.with_id(envelope.request(0, methods.INITIALIZE, params), raw_id))
+        return await asked.result()
 
     def notify(self, frame: bytes) -> None:
         """Send a notification, or an answer, as it is."""
         self._send(frame)
 
-    def cancel_request(self, asker: object, frame: bytes, raw_id: bytes) -> None:
-        """Pass `$/cancel_request` on, under the id the agent knows the request by."""
-        known = self._calls.id_of(asker, raw_id)
+    def cancel_request(self, owner: object, frame: bytes, raw_id: bytes) -> bool:
+        """Pass `$/cancel_request` on, under the id the agent knows the request by, if it knows it."""
+        known = self._calls.id_of(owner, raw_id)
         if known is not None:
             self._send(envelope.with_param(frame, "requestId", known))
+        return known is not None
 
-    def owes(self, asker: object) -> int:
-        """Requests of this asker that are open."""
-        return self._calls.of(asker)
+    def abandon(self, asker: object, error: AgentdError) -> None:
+        """Fail an asker's calls now; what the agent may still answer them is nobody's business."""
+        for call in self._calls.settle_all(asker):
+            call.asker.fail(call, error)
 
-    @property
-    def coming_sessions(self) -> int:
-        """Sessions it was asked to make and has not made yet."""
-        return self._calls.of_methods(methods.CREATES_SESSION)
+    def call(self, raw_id: bytes) -> Call | None:
+        """The open call that the agent knows by this id."""
+        return self._calls.get(raw_id)
 
     def hold(self, reason: str, held: bool) -> None:
         """Stop or go on reading its output."""
@@ -252,7 +349,10 @@ class Agent:
     def _send(self, frame: bytes) -> None:
         if self._held is not None:
             self._held.append(frame)
-            return
+        else:
+            self._write(frame)
+
+    def _write(self, frame: bytes) -> None:
         self._trace("to", frame)
         self._stream.send(frame)
 
@@ -275,24 +375,24 @@ class Agent:
 
     # Deadlines of silence
 
-    def _expect(self, raw_id: bytes, method: str) -> None:
-        """End the agent if it is silent for too long over a request that nobody has to think about."""
+    def _expect(self, raw_id: bytes, call: Call) -> None:
+        """Report the agent if it is silent for too long over a request that nobody has to think about."""
         self._heard = asyncio.get_running_loop().time()
-        self._watch(raw_id, method, self._place.limits.agent_handshake_sec)
+        self._watch(raw_id, call, self._place.limits.agent_handshake_sec)
 
-    def _watch(self, raw_id: bytes, method: str, seconds: float) -> None:
+    def _watch(self, raw_id: bytes, call: Call, seconds: float) -> None:
         loop = asyncio.get_running_loop()
-        self._watches[raw_id] = loop.call_later(seconds, self._check_silence, raw_id, method)
+        self._watches[raw_id] = loop.call_later(seconds, self._check_silence, raw_id, call)
 
-    def _check_silence(self, raw_id: bytes, method: str) -> None:
+    def _check_silence(self, raw_id: bytes, call: Call) -> None:
         patience = self._place.limits.agent_handshake_sec
         quiet = asyncio.get_running_loop().time() - max(self._heard, self._stderr.heard)
         if quiet < patience:
-            self._watch(raw_id, method, patience - quiet)
-        else:
-            self.give_up(
-                AgentTimeout(f"{self.name} was silent for {patience:g} s over {method}", agent=self.name)
-            )
+            self._watch(raw_id, call, patience - quiet)
+            return
+        del self._watches[raw_id]
+        text = f"{self.name} was silent for {patience:g} s over {call.method}"
+        self._audience.hung(call, AgentTimeout(text, agent=self.name))
 
     def _settle(self, raw_id: bytes) -> Call | None:
         if watch := self._watches.pop(raw_id, None):
@@ -303,7 +403,7 @@ class Agent:
         while self._watches:
             self._watches.popitem()[1].cancel()
         for call in self._calls.settle_all():
-            self._fail(call, error)
+            call.asker.fail(call, error)
 
     # From the agent
 
@@ -315,26 +415,23 @@ class Agent:
             for line in block.split(b"\n"):
                 self._line(line)
         elif all(map(_just_passes, messages)):
-            self._audience.relay(block)
+            self._audience.relay(block, messages)
         else:
             self._mixed(block, messages)
 
     def _mixed(self, block: bytes, messages: list[Envelope]) -> None:
-        run: list[bytes] = []
-        for line, message in zip(
-            block.split(b"\n"), messages, strict=False
-        ):  # split ends with an empty piece
-            if _just_passes(message):
-                run.append(line + b"\n")
-                continue
-            self._relay(run)
-            self._message(line, message)
-        self._relay(run)
+        lines, passing = block.split(b"\n"), [_just_passes(message) for message in messages]
+        start = 0
+        for at, passes in enumerate(passing):
+            if not passes:
+                self._relay(lines[start:at], messages[start:at])
+                self._message(lines[at], messages[at])
+                start = at + 1
+        self._relay(lines[start:-1], messages[start:])  # split ends with an empty piece
 
-    def _relay(self, run: list[bytes]) -> None:
-        if run:
-            self._audience.relay(b"".join(run))
-            run.clear()
+    def _relay(self, lines: list[bytes], messages: list[Envelope]) -> None:
+        if messages:
+            self._audience.relay(b"\n".join([*lines, b""]), messages)
 
     def _line(self, line: bytes) -> None:
         if not line.strip():
@@ -355,11 +452,11 @@ class Agent:
 
     def _message(self, line: bytes, message: Envelope) -> None:
         if _just_passes(message):
-            self._audience.relay(line + b"\n")
+            self._audience.relay(line + b"\n", [message])
         elif message.is_notification:
-            self._audience.withdrawn(self, line, message)
+            self._audience.withdrawn(line, message)
         elif message.is_request:
-            self._audience.asked(self, line, message)
+            self._audience.asked(line, message)
         elif message.is_response:
             self._response(line, message.raw_id)
         else:
@@ -371,20 +468,12 @@ class Agent:
             self.log.debug("%s answered a request that nobody waits for", self.name)
             return
         self._has_answered = True
-        if call.method == methods.INITIALIZE:
-            self.version = envelope.agent_version(line) or self.version
         if self.state is State.STARTING:
             self.state = State.READY
-        if call.asker is not None:
-            call.asker.answer(call, envelope.with_id(line, call.raw_id))
-        else:
+        call.asker.answer(call, envelope.with_id(line, call.raw_id))
+        if call.method == methods.INITIALIZE:
+            self.version = envelope.agent_version(line) or self.version
             self._let_go()
-        self._audience.answered(self, call, line)
-
-    def _fail(self, call: Call, error: AgentdError) -> None:
-        if call.asker is not None:
-            call.asker.fail(call, error)
-        self._audience.answered(self, call, None)
 
     def oversized(self, message: Torn) -> None:
         error = FrameTooLarge(
@@ -403,7 +492,7 @@ class Agent:
         if not message.is_response:
             self._send(envelope.failure(message.raw_id, error))
         elif call := self._settle(message.raw_id):
-            self._fail(call, error)
+            call.asker.fail(call, error)
 
     def ended(self) -> None:
         self._stop()  # who closes stdout is done, and will mostly have ended already
@@ -412,7 +501,7 @@ class Agent:
         self._streams_lost.set()
 
     def congested(self, full: bool) -> None:
-        self._audience.agent_congested(full)
+        self._audience.congested(full)
 
     def _trace(self, direction: str, frame: bytes) -> None:
         if self.log.isEnabledFor(logging.DEBUG):

@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Requests under way: every peer counts its ids from 0, so each hop issues its own."""
 
-from collections.abc import Container
 from typing import NamedTuple, Protocol
 
 from agentd.acp import envelope
-from agentd.errors import AgentdError, LimitReached
+from agentd.errors import AgentdError, TooManyRequests
 
 MOST = 1024
 """Requests one peer may have unanswered."""
@@ -22,12 +21,13 @@ class Asker(Protocol):
 
 
 class Call(NamedTuple):
-    """A request we passed on. `raw_id` is the asker's id for it."""
+    """A request we passed on. `raw_id` is the id by which `owner`, who wanted it, knows it."""
 
-    asker: Asker | None
+    asker: Asker
     raw_id: bytes
     method: str
     session: str | None = None
+    owner: object = None
 
 
 class Calls:
@@ -41,9 +41,9 @@ class Calls:
         return len(self._open)
 
     def issue(self, call: Call) -> bytes:
-        """An id for a request that is about to be sent. Raises LimitReached."""
+        """An id for a request that is about to be sent. Raises TooManyRequests."""
         if len(self._open) >= MOST:
-            raise LimitReached(f"{MOST} requests are waiting for an answer already")
+            raise TooManyRequests(f"{MOST} requests are waiting for an answer already")
         self._next += 1
         self._open[self._next] = call
         return b"%d" % self._next
@@ -53,22 +53,19 @@ class Calls:
         number = envelope.integer(raw_id)
         return None if number is None else self._open.pop(number, None)
 
-    def id_of(self, asker: object, raw_id: bytes) -> bytes | None:
-        """The id a peer knows an asker's request by."""
+    def id_of(self, owner: object, raw_id: bytes) -> bytes | None:
+        """The id a peer knows an owner's request by."""
         for number, call in self._open.items():
-            if call.asker is asker and call.raw_id == raw_id:
+            if call.owner is owner and call.raw_id == raw_id:
                 return b"%d" % number
         return None
+
+    def get(self, raw_id: bytes) -> Call | None:
+        """The call that was sent under this id, still open."""
+        number = envelope.integer(raw_id)
+        return None if number is None else self._open.get(number)
 
     def settle_all(self, asker: object | None = None) -> list[Call]:
         """Take out every call (of one asker), because nobody will answer or wants to know."""
         taken = [n for n, call in self._open.items() if asker is None or call.asker is asker]
         return [self._open.pop(n) for n in taken]
-
-    def of_methods(self, methods: Container[str]) -> int:
-        """How many requests of these kinds are open."""
-        return sum(call.method in methods for call in self._open.values())
-
-    def of(self, asker: object) -> int:
-        """How many requests of one asker are open."""
-        return sum(call.asker is asker for call in self._open.values())

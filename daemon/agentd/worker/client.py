@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A client's connection, and the agent that works for it.
+"""A client's connection: what comes over it goes where it belongs, and what it is owed comes back.
 
 Every frame is looked at only as far as needed to know where it goes; what the hub has no part in passes in
 both directions with nothing changed but its id.
@@ -7,25 +7,65 @@ both directions with nothing changed but its id.
 
 import asyncio
 import socket
-from collections.abc import Callable
-from typing import Protocol
+from collections import deque
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from typing import Any, NamedTuple, Protocol
 
-from msgspec import Raw
+import msgspec
 
 from agentd.acp import envelope, methods
 from agentd.acp.envelope import Envelope
 from agentd.acp.framing import Torn
 from agentd.acp.stream import FrameStream, gone
 from agentd.config import Limits
-from agentd.errors import AgentdError, AgentExited, ClientGone, FrameTooLarge, InvalidRequest, NoSuchSession
+from agentd.errors import (
+    AgentdError,
+    ClientGone,
+    FrameTooLarge,
+    InvalidArgs,
+    InvalidRequest,
+    NoSuchSession,
+    RequestCancelled,
+    TooManyRequests,
+)
 from agentd.log import Context
 from agentd.systemd.events import Event
-from agentd.worker.agent import Agent
 from agentd.worker.calls import Call, Calls
-from agentd.worker.session import Prompt, Session, State, cancelled_turn
+from agentd.worker.hello import NOBODY, Hello
+from agentd.worker.router import Router
+from agentd.worker.session import Prompt, Session
 
-DETACHED_SEC = 600.0
-"""How long a turn may go on after its client has gone."""
+SLOW_BYTES = 1 << 20
+"""Bytes unsent at which a client counts as slow: it is sent nothing more that can wait."""
+MOST_REQUESTS = 64
+"""Requests of one client that the hub itself has under way."""
+
+
+class Request(NamedTuple):
+    """A request that the hub answers itself."""
+
+    client: "Client"
+    raw_id: bytes
+    method: str
+    params: dict[str, Any]
+    frame: bytes
+
+    @property
+    def session_id(self) -> str:
+        """Raises InvalidArgs."""
+        session_id = self.params.get("sessionId")
+        if not isinstance(session_id, str):
+            raise InvalidArgs(f"{self.method} needs a sessionId, which is a string")
+        return session_id
+
+
+class Reply:
+    """An answer that was sent by the handler itself."""
+
+
+SENT = Reply()
+Handler = Callable[[Request], Awaitable[Any]]
+"""Returns the result, or SENT. Raises AgentdError."""
 
 
 class House(Protocol):
@@ -34,40 +74,56 @@ class House(Protocol):
     @property
     def limits(self) -> Limits: ...
 
-    def hire(self, client: "Client") -> Agent:
-        """Start an agent for this client. Raises AgentdError."""
+    @property
+    def handlers(self) -> Mapping[str, Handler]:
+        """The requests that the hub answers itself, by method."""
+
+    def start(self, work: Coroutine[Any, Any, None], name: str) -> "asyncio.Task[None]":
+        """Run something that a client waits for."""
+
+    async def router_of(self, client: "Client", session: Session | None) -> Router:
+        """The agent that serves a session, or else this client, started where there is none."""
 
     def admit_work(self, method: str) -> None:
-        """Raises Draining, ShuttingDown or LimitReached where a request of this kind cannot be taken now."""
+        """Raises Draining or ShuttingDown where a request of this kind cannot be taken now."""
+
+    def is_taken(self, session_id: str) -> bool:
+        """Whether a session of that id is alive here."""
 
     def left(self, client: "Client") -> None:
-        """The client has gone, and its agent's work with it."""
+        """The client has gone."""
 
     def changed(self) -> None:
         """Something that Status shows is no longer as it was."""
 
 
 class Client:
-    """One connection, from the descriptor to the last byte. Its agent is its own."""
+    """One connection, from the descriptor to the last byte. `agent_name`: "" where it named none."""
 
     def __init__(self, number: int, uid: int, agent_name: str, house: House, log: Context) -> None:
         self.number = number
         self.uid = uid
         self.agent_name = agent_name
+        self.hello: Hello = NOBODY
+        self.current: Router | None = None
+        """The agent that gets what names no session."""
+        self._bound: set[Router] = set()
+        """Those it has dealt with, which know who it is and may have logged it in."""
         self.sessions: dict[str, Session] = {}
+        self.terminal: Terminal | None = None
         self._house = house
         self._log = log.about(client=f"{number} uid {uid}")
-        self._stream = FrameStream(self, house.limits.frame_bytes, house.limits.client_buffer_bytes)
+        most = house.limits.client_buffer_bytes
+        self._stream = FrameStream(self, house.limits.frame_bytes, min(SLOW_BYTES, most))
         self._asked = Calls()
-        self._agent: Agent | None = None
-        self._hello: bytes | None = None
+        self._owed = 0
+        self._at_work: dict[bytes, asyncio.Task[None]] = {}
+        self._backlog: deque[bytes] = deque()
+        self._next_lines: asyncio.Handle | None = None
         self._closing = False
-        self._gone = False
-        self._detached: asyncio.TimerHandle | None = None
-        self._requests: dict[str, Callable[[bytes, Envelope], None]] = {
-            methods.INITIALIZE: self._initialize,
-            methods.SESSION_PROMPT: self._prompt,
-        }
+        self.gone = False
+        self.slow = False
+        self._run_in_hand = 0
 
     # Life
 
@@ -78,29 +134,52 @@ class Client:
         self._stream.feed(data)  # before anything that comes after it can be read
         await self._stream.over_socket(sock)
 
-    @property
-    def turns(self) -> int:
-        return sum(session.busy for session in self.sessions.values())
-
-    @property
-    def agent(self) -> Agent | None:
-        return self._agent
-
     def close(self, error: AgentdError) -> None:
-        """Tell the client why, by every answer it still waits for, and close once that is sent."""
+        """Take nothing more, tell why to whoever asks for an answer, and close once all is sent."""
         self._closing = True
-        for session in self.sessions.values():
-            session.refuse_queued(error)
-        if self._agent is not None:
-            self._agent.dismiss(error)
+        for raw_id, task in list(self._at_work.items()):
+            task.cancel()
+            self.reply(envelope.failure(raw_id, error))
         self._stream.finish()
+
+    # Sessions and agents
+
+    def enter(self, session: Session, *, replay: bool, on_shown: Callable[[], None] = lambda: None) -> None:
+        """Take part in a session; `on_shown` is called when what was said has been sent, if it is wanted."""
+        self.sessions[session.id] = session
+        session.attach(self, replay=replay, on_shown=on_shown)
+
+    def bind(self, router: Router) -> None:
+        """From now on this agent gets what names no session."""
+        self.current = router
+        self._bound.add(router)
+        router.bound.add(self)
+        router.joined()
+
+    @property
+    def routers(self) -> set[Router]:
+        """Every agent it has to do with."""
+        serving = (session.router for session in self.sessions.values())
+        return self._bound.union(router for router in serving if router is not None)
 
     # From the client
 
     def received(self, block: bytes) -> None:
-        for line in block.split(b"\n"):
-            if line.strip() and not self._closing:
-                self._line(line)
+        self._backlog.extend(line for line in block.split(b"\n") if line.strip())
+        if self._next_lines is None:
+            self._work_off()
+
+    def _work_off(self) -> None:
+        """Line by line; what has begun to be answered gets as far as it can before the next one is read."""
+        self._next_lines, begun = None, len(self._at_work)
+        self._stream.hold("backlog", False)
+        while self._backlog and not self._closing:
+            self._line(self._backlog.popleft())
+            if len(self._at_work) != begun:
+                self._next_lines = asyncio.get_running_loop().call_soon(self._work_off)
+                self._stream.hold("backlog", True)
+                return
+        self._finish_if_done()
 
     def _line(self, line: bytes) -> None:
         try:
@@ -109,17 +188,18 @@ class Client:
         except AgentdError as exc:
             self.send(envelope.failure(envelope.NULL, exc))
             return
+        self._owed += message.is_request
         try:
             self._message(line, message)
         except AgentdError as exc:
             if message.is_request:
-                self.send(envelope.failure(message.raw_id, exc))
+                self.reply(envelope.failure(message.raw_id, exc))
             else:
                 self._log.info("dropped %s: %s", message.method or "an answer", exc.message)
 
     def _message(self, line: bytes, message: Envelope) -> None:
         if message.is_request:
-            self._requests.get(str(message.method), self._forward)(line, message)
+            self._request(line, message)
         elif message.is_notification:
             self._notification(line, message)
         elif message.is_response:
@@ -131,39 +211,82 @@ class Client:
                 )
             )
 
-    def _initialize(self, line: bytes, message: Envelope) -> None:
-        self._hello = line
-        self._forward(line, message)
-
-    def _prompt(self, line: bytes, message: Envelope) -> None:
-        self._house.admit_work(methods.SESSION_PROMPT)
-        session = self._session(message.session)
-        session.prompt(Prompt(self, message.raw_id, line))
-        self._house.changed()
-
-    def _forward(self, line: bytes, message: Envelope) -> None:
+    def _request(self, line: bytes, message: Envelope) -> None:
         method = str(message.method)
         if method in methods.STARTS_WORK:
             self._house.admit_work(method)
-        agent = self._working_agent(is_hello=method == methods.INITIALIZE)
-        agent.request(line, Call(self, message.raw_id, method, message.session))
+        if method == methods.SESSION_PROMPT:
+            self._session(message.session).prompt(Prompt(self, message.raw_id, line))
+            self._house.changed()
+        elif handler := self._house.handlers.get(method):
+            request = Request(self, message.raw_id, method, _params(line), line)
+            self._begin(message.raw_id, self._handle(handler, request), method)
+        else:
+            self._forward(line, message)
+
+    def _begin(self, raw_id: bytes, work: Coroutine[Any, Any, None], name: str) -> None:
+        if len(self._at_work) >= MOST_REQUESTS or raw_id in self._at_work:
+            work.close()
+            raise TooManyRequests(f"{MOST_REQUESTS} requests, or one of the same id, are under way already")
+        task = self._at_work[raw_id] = self._house.start(work, f"{name} for client {self.number}")
+        task.add_done_callback(lambda _: self._at_work.pop(raw_id, None))
+
+    async def _handle(self, handler: Handler, request: Request) -> None:
+        try:
+            result = await handler(request)
+            if result is not SENT:
+                self.reply(envelope.result(request.raw_id, result))
+        except AgentdError as exc:
+            self.reply(envelope.failure(request.raw_id, exc))
+
+    def _forward(self, line: bytes, message: Envelope) -> None:
+        session = self._session_of(message)
+        router = session.router if session else self.current
+        if router is not None and router.agent.alive:
+            self._send_on(router, session, line, message)
+        else:
+            self._begin(message.raw_id, self._send_on_later(session, line, message), str(message.method))
+
+    async def _send_on_later(self, session: Session | None, line: bytes, message: Envelope) -> None:
+        try:
+            router = await self._house.router_of(self, session)
+            self._send_on(router, session, line, message)
+        except AgentdError as exc:
+            self.reply(envelope.failure(message.raw_id, exc))
+
+    def _send_on(self, router: Router, session: Session | None, line: bytes, message: Envelope) -> None:
+        method = str(message.method)
+        frame = session.to_agent(line, method) if session else line
+        router.agent.request(frame, Call(self, message.raw_id, method, message.session, self))
 
     def _notification(self, line: bytes, message: Envelope) -> None:
-        agent = self._agent
-        if agent is None or not agent.alive:
-            return  # there is nobody whom it could still concern
-        if message.method == methods.CANCEL_REQUEST and isinstance(message.params, envelope.Params):
-            agent.cancel_request(self, line, message.params.raw_request_id)
-        elif message.method == methods.SESSION_CANCEL and message.session in self.sessions:
-            self.sessions[message.session].cancel(self, line)
+        if message.method == methods.CANCEL_REQUEST:
+            self._cancel_request(line, message)
+        elif self.terminal is not None and message.method in methods.TO_TERMINAL:
+            self.terminal.told(str(message.method), _params(line))
+        elif message.method == methods.SESSION_CANCEL:
+            self._session(message.session).cancel(self, line)
         else:
-            agent.notify(line)
+            session = self._session_of(message)
+            router = session.router if session else self.current
+            if router is not None:  # else there is nobody whom it could still concern
+                router.agent.notify(session.to_agent(line, str(message.method)) if session else line)
+
+    def _cancel_request(self, line: bytes, message: Envelope) -> None:
+        raw_id = message.params.raw_request_id if message.params else b""
+        if any(session.withdraw(self, raw_id) for session in self.sessions.values()):
+            return
+        if any(router.agent.cancel_request(self, line, raw_id) for router in self.routers):
+            return
+        if task := self._at_work.pop(raw_id, None):
+            task.cancel()
+            self.reply(envelope.failure(raw_id, RequestCancelled("the request was withdrawn")))
 
     def _response(self, line: bytes, message: Envelope) -> None:
         call = self._asked.settle(message.raw_id)
         if call is None:
             self._log.debug("answered a request that nobody waits for")
-        elif call.asker is not None:
+        else:
             call.asker.answer(call, envelope.with_id(line, call.raw_id))
 
     def _session(self, session_id: str | None) -> Session:
@@ -174,112 +297,100 @@ class Client:
             )
         return session
 
-    def _working_agent(self, *, is_hello: bool = False) -> Agent:
-        """This client's agent, started anew where it has ended and told what the client said at first."""
-        if self._agent is not None and self._agent.alive:
-            return self._agent
-        self._agent = self._house.hire(self)
-        if self._hello is not None and not is_hello:
-            self._agent.introduce(self._hello)
-        return self._agent
+    def _session_of(self, message: Envelope) -> Session | None:
+        """The session it names, if any; what nobody here is called may be the agent's own.
+
+        Raises NoSuchSession for one that this client is not in.
+        """
+        if message.session is None or message.session in self.sessions:
+            return self.sessions.get(message.session or "")
+        if self._house.is_taken(message.session) or (self.current and self.current.houses(message.session)):
+            self._session(message.session)
+        return None
 
     def oversized(self, message: Torn) -> None:
         error = FrameTooLarge(f"a message may have {self._house.limits.frame_bytes} bytes at most")
         if not message.is_response or message.raw_id is None:
             self.send(envelope.failure(message.raw_id or envelope.NULL, error))
-        elif (call := self._asked.settle(message.raw_id)) and call.asker is not None:
+        elif call := self._asked.settle(message.raw_id):
             call.asker.fail(call, error)
 
     # To the client
 
     def send(self, frame: bytes) -> None:
-        self._stream.send(frame)
+        self.relay(frame + b"\n")
+
+    def relay(self, run: bytes) -> None:
+        """Lines that are for it, as they are."""
+        if not self.slow:
+            self._run_in_hand = len(run)  # however large it is, a client may take its time over one
+        self._stream.write(run)
+        if self.slow and self._stream.unsent > self._house.limits.client_buffer_bytes + self._run_in_hand:
+            self._overflow()
+
+    def reply(self, frame: bytes) -> None:
+        """Send an answer it is owed."""
+        self.send(frame)
+        self._owed -= 1
+        self._finish_if_done()
 
     def answer(self, call: Call, frame: bytes) -> None:
-        self._stream.send(frame)
+        """The agent's answer to what was passed on unseen (Asker)."""
+        session = self.sessions.get(call.session or "")
+        self.reply(session.error_to_client(frame) if session else frame)
 
     def fail(self, call: Call, error: AgentdError) -> None:
-        session = self.sessions.get(call.session or "")
-        if (
-            call.method == methods.SESSION_PROMPT
-            and session is not None
-            and session.state is State.CANCELLING
-        ):
-            self.send(cancelled_turn(call.raw_id))  # it asked for just that
-        else:
-            self.send(envelope.failure(call.raw_id, error))
+        self.reply(envelope.failure(call.raw_id, error))
 
-    # From the agent (Audience)
+    # What agents want of it
 
-    def relay(self, block: bytes) -> None:
-        self._stream.write(block)
+    def can(self, method: str) -> bool:
+        return not (self._stream.at_end or self.gone) and self.hello.can(method)
 
-    def asked(self, agent: Agent, frame: bytes, message: Envelope) -> None:
-        call = Call(agent, message.raw_id, str(message.method), message.session)
-        if self._stream.at_end or self._gone:
-            agent.fail(call, ClientGone("the client has gone"))
-            return
-        try:
-            self.send(envelope.with_id(frame, self._asked.issue(call)))
-        except AgentdError as exc:
-            agent.fail(call, exc)
+    def ask(self, frame: bytes, call: Call) -> None:
+        if self._stream.at_end or self.gone:
+            raise ClientGone("the client has gone")
+        self.send(envelope.with_id(frame, self._asked.issue(call)))
 
-    def withdrawn(self, agent: Agent, frame: bytes, message: Envelope) -> None:
-        known = message.params and self._asked.id_of(agent, message.params.raw_request_id)
-        if known:
-            self.send(envelope.with_param(frame, "requestId", known))
+    def retract(self, owner: object, raw_id: bytes) -> None:
+        if known := self._tell_withdrawn(owner, raw_id):
+            self._asked.settle(known)
 
-    def answered(self, agent: Agent, call: Call, frame: bytes | None) -> None:
-        if call.method == methods.SESSION_PROMPT:
-            self._turn_ended(call.session)
-        elif frame is not None:
-            self._note_session(agent, call, envelope.members(frame).get("result"))
-        self._leave_if_done()
+    def withdraw(self, owner: object, raw_id: bytes) -> None:
+        self._tell_withdrawn(owner, raw_id)
 
-    def _turn_ended(self, session_id: str | None) -> None:
-        session = self.sessions.get(session_id or "")
-        if session is not None:
-            session.turn_ended()
-            self._house.changed()
+    def _tell_withdrawn(self, owner: object, raw_id: bytes) -> bytes | None:
+        known = self._asked.id_of(owner, raw_id)
+        if known is not None:
+            self.send(envelope.notification(methods.CANCEL_REQUEST, {"requestId": msgspec.Raw(known)}))
+        return known
 
-    def _note_session(self, agent: Agent, call: Call, result: Raw | None) -> None:
-        """What a successful answer says about which sessions there are."""
-        if result is None:
-            return
-        if call.method in methods.CREATES_SESSION:
-            self._open_session(envelope.text(envelope.members(result).get("sessionId")), agent)
-        elif call.method in methods.OPENS_SESSION:
-            self._open_session(call.session, agent)
-        elif call.method in methods.ENDS_SESSION and call.session in self.sessions:
-            self.sessions.pop(call.session).close(NoSuchSession("the session was closed"))
-            self._house.changed()
+    # Pace
 
-    def _open_session(self, session_id: str | None, agent: Agent) -> None:
-        if session_id is None or session_id in self.sessions:
-            return
-        limits = self._house.limits
-        session = Session(
-            session_id, agent, agent.log, queue=limits.prompt_queue, cancel_sec=limits.cancel_sec
-        )
-        self.sessions[session_id] = session
-        self._house.changed()
-
-    def agent_congested(self, full: bool) -> None:
-        self._stream.hold("agent", full)
-
-    def agent_exited(self, agent: Agent, error: AgentdError) -> None:
-        self._asked.settle_all(agent)
-        for session in [each for each in self.sessions.values() if each.agent is agent]:
-            session.close(error)
-            del self.sessions[session.id]
-        self._house.changed()
-        self._leave_if_done()
+    def hold(self, reason: str, held: bool) -> None:
+        self._stream.hold(reason, held)
 
     def congested(self, full: bool) -> None:
-        """The client reads slowly: its agent waits, and so does whatever else it wants."""
+        """The client reads slowly: whatever else it wants has to wait."""
+        self.slow = full
         self._stream.hold("itself", full)
-        if self._agent is not None:
-            self._agent.hold("client", full)
+        if self.terminal is not None:
+            self.terminal.hold(full)
+        if not full:
+            for router in self.routers:
+                router.hold(self, False)
+            for session in list(self.sessions.values()):
+                session.pump(self)
+
+    def _overflow(self) -> None:
+        """Its agents wait for it where that harms nobody else; else it is cut off."""
+        alone = [router.hold(self, True) for router in self.routers]
+        if not all(alone):
+            self.fell_behind()
+
+    def fell_behind(self) -> None:
+        self._log.warning("cut off: it does not read what it is sent; it may load its sessions again")
+        self._stream.abort()
 
     # The end
 
@@ -289,35 +400,48 @@ class Client:
         if gone(self._sock):
             self._stream.abort()
         else:
-            self._leave_if_done()
+            self._finish_if_done()
 
     def _answer_for_it(self) -> None:
-        """Nobody will answer what the agent has asked any more."""
+        """It will not answer what the agents have asked."""
+        for session in self.sessions.values():
+            session.deaf(self)
         for call in self._asked.settle_all():
-            if call.asker is not None:
-                call.asker.fail(call, ClientGone("the client has gone"))
+            call.asker.fail(call, ClientGone("the client has gone"))
 
     def lost(self) -> None:
         self._log.info("client detached", extra={"event": Event.CLIENT_DETACHED})
-        self._gone = True
+        self.gone = True
+        if self.terminal is not None:
+            self.terminal.close()
         self._answer_for_it()
+        for router in self.routers:
+            router.hold(self, False)
         for session in self.sessions.values():
-            session.forget(self)
-        if self._agent is not None:
-            self._agent.hold("client", False)
-        self._detached = asyncio.get_running_loop().call_later(DETACHED_SEC, self._dismiss)
-        self._leave_if_done()
+            session.detach(self)
+        self._house.left(self)
 
-    def _leave_if_done(self) -> None:
-        """Close once everything asked for is answered; go once no turn runs on without the client."""
-        if self._gone and not self.turns:
-            self._dismiss()
-        elif self._stream.at_end and not (self._agent and self._agent.owes(self)):
+    def _finish_if_done(self) -> None:
+        """Close once everything it has asked for is answered and it wants nothing more."""
+        if self._stream.at_end and not self._owed and not self._backlog:
             self._stream.finish()
 
-    def _dismiss(self) -> None:
-        if self._detached is not None:
-            self._detached.cancel()
-        if self._agent is not None:
-            self._agent.dismiss(AgentExited("its client has gone"))
-        self._house.left(self)
+
+class Terminal(Protocol):
+    """A program in the container that this client sits in front of."""
+
+    def told(self, method: str, params: dict[str, Any]) -> None: ...
+
+    def hold(self, held: bool) -> None: ...
+
+    def close(self) -> None: ...
+
+
+def _params(line: bytes) -> dict[str, Any]:
+    """The params of a message, {} where it has none. Raises InvalidArgs for what is not an object."""
+    params = envelope.value(envelope.members(line).get("params", b"{}"))
+    if params is None:
+        return {}
+    if not isinstance(params, dict):
+        raise InvalidArgs("params must be an object")
+    return params

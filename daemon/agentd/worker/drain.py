@@ -42,7 +42,7 @@ class Drain:
             session.cancel(None, cancel_notification(session.id))
         if not await self._ended_within(CUT_OFF_SEC):
             for session in self._left:
-                session.agent.give_up(Draining("the container was drained and the turn did not end in time"))
+                session.cut_off(Draining("the container was drained and the turn did not end in time"))
             await self._ended_within(CUT_OFF_SEC)
         return "timeout"
 

@@ -99,7 +99,8 @@ class Worker:
         place = Place(runtime, container, owner, limits, Redactor(secrets(self._configuration)), self._log)
         if left := await runtime.reap(container, owner, term=0.5, kill=limits.agent_kill_sec):
             self._log.warning("%d processes of an earlier worker would not end", left)
-        hub = Hub(place, self._configuration, self._tasks, self._report)
+        state = self._paths.container_state(self._name)
+        hub = Hub(place, self._configuration, state, self._tasks, self._report)
         return hub, self._tasks.start(runtime.wait(container), f"watch over {self._name}")
 
     # The end
@@ -201,7 +202,7 @@ class Worker:
     # What the manager hears
 
     def _is_needed(self) -> bool:
-        return self._hub is not None and self._hub.has_clients
+        return self._hub is not None and self._hub.is_needed
 
     def _snapshot(self) -> link.Snapshot:
         return self._hub.snapshot() if self._hub else link.Snapshot()

@@ -1,0 +1,312 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The requests that the hub answers itself, except those that begin a session."""
+
+import asyncio
+import contextlib
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from agentd.acp import envelope, methods
+from agentd.acp.extensions import AgentReport, Agents, LoginMethod
+from agentd.errors import AgentdError, AgentRefused, InvalidArgs, NoSuchAgent, NoSuchSession
+from agentd.worker import aggregate, translate
+from agentd.worker.catalog import Card, Found
+from agentd.worker.client import Client, Handler, Request
+from agentd.worker.hello import PROBE, Hello
+from agentd.worker.opening import AUTH_REQUIRED, Opening, code_of
+from agentd.worker.opening import House as OpeningHouse
+from agentd.worker.router import Router
+from agentd.worker.session import Session
+
+
+class House(OpeningHouse, Protocol):
+    """What it takes to answer for all of a container's agents."""
+
+    @property
+    def selects_models(self) -> bool:
+        """Whether clients pick agents by their models."""
+
+    async def alive(self, session: Session) -> Router:
+        """The session's agent, started where it has ended. Raises why it cannot be."""
+
+    async def router_of(self, client: Client, session: Session | None) -> Router: ...
+
+    def forget(self, session: Session) -> None: ...
+
+    def visible_sessions(self, client: Client) -> list[Session]: ...
+
+
+class Desk:
+    """`handlers`: what to do about each of these requests."""
+
+    def __init__(self, house: House, others: Mapping[str, Handler]) -> None:
+        self._house = house
+        self._opening = Opening(house)
+        self.revive = self._opening.revive
+        self.handlers: dict[str, Handler] = {
+            methods.INITIALIZE: self._initialize,
+            methods.SESSION_NEW: self._opening.new,
+            methods.SESSION_LOAD: self._opening.load,
+            methods.SESSION_RESUME: self._opening.load,
+            methods.SESSION_FORK: self._opening.fork,
+            methods.SESSION_LIST: self._list,
+            methods.SESSION_CLOSE: self._close,
+            methods.SESSION_DELETE: self._close,
+            methods.SESSION_SET_MODE: self._set_mode,
+            methods.SESSION_SET_CONFIG_OPTION: self._set_option,
+            methods.AUTHENTICATE: self._authenticate,
+            methods.AGENTS: self._agents,
+            **others,
+        }
+
+    # initialize
+
+    async def _initialize(self, request: Request) -> Any:
+        client = request.client
+        client.hello = Hello(request.params)
+        if client.agent_name:
+            return await self._transparent(client)
+        await self._house.catalog.look()
+        return await self._aggregated(client)
+
+    async def _transparent(self, client: Client) -> dict[str, Any]:
+        """The agent's own answer, with what the hub adds."""
+        greeting = dict(await self._engaged(client, client.agent_name).greeted())
+        greeting["agentCapabilities"] = aggregate.with_hubs_own(greeting.get("agentCapabilities"))
+        card = Card(client.agent_name, greeting=greeting)
+        if aggregate.declared_methods(greeting):
+            greeting["authMethods"] = aggregate.auth_methods(card, client.hello, prefix=False)
+        return greeting
+
+    async def _aggregated(self, client: Client) -> dict[str, Any]:
+        catalog = self._house.catalog
+        names = [card.name for card in catalog.cards]
+        first = catalog.default() if names else ""
+        probes = catalog.probe(name for name in names if name != first)
+        await asyncio.gather(probes, self._warm_up(client, first))
+        return aggregate.greeting(catalog.cards, client.hello)
+
+    async def _warm_up(self, client: Client, name: str) -> None:
+        """Start the agent that the client will most likely want; if it fails, its card says why."""
+        if name:
+            with contextlib.suppress(AgentdError):
+                await self._engaged(client, name).greeted()
+
+    def _engaged(self, client: Client, name: str) -> Router:
+        router = self._house.engage(name, client.uid, client.hello, by=client)
+        client.bind(router)
+        return router
+
+    # Sessions
+
+    async def _list(self, request: Request) -> Any:
+        """What is alive here, and then what agents have kept of other times."""
+        mine, cwd = self._house.visible_sessions(request.client), request.params.get("cwd")
+        entries = {
+            session.id: session.facts.listed(session.id)
+            for session in sorted(mine, key=lambda session: session.facts.updated, reverse=True)
+            if not isinstance(cwd, str) or session.facts.params.get("cwd") == cwd
+        }
+        result: dict[str, Any] = {}
+        kept: list[Any] = []
+        for router in request.client.routers:
+            if router.agent.alive and await router.can_session("list"):
+                result = await self._agents_list(request, router)
+                kept += self._kept(result, router, entries)
+        first_page = [] if request.params.get("cursor") else list(entries.values())
+        return {**result, "sessions": first_page + kept}
+
+    async def _agents_list(self, request: Request, router: Router) -> dict[str, Any]:
+        """An agent's own list, with the paths of outside."""
+        inside = dict(request.params)
+        translate.to_agent(methods.SESSION_LIST, inside, self._house.paths)
+        result = envelope.value(
+            await router.agent.ask(methods.SESSION_LIST, inside, owner=request.client, raw_id=request.raw_id)
+        )
+        translate.result_to_client(methods.SESSION_LIST, result, self._house.paths)
+        return result if isinstance(result, dict) else {}
+
+    def _kept(self, result: dict[str, Any], router: Router, entries: dict[str, Any]) -> list[Any]:
+        """What is alive nowhere; what an agent says more of a session that is goes into our entry of it."""
+        kept = []
+        listed = result.get("sessions")
+        for each in listed if isinstance(listed, list) else ():
+            native = each.get("sessionId") if isinstance(each, dict) else None
+            public = router.public(native) if isinstance(native, str) else None
+            if public in entries:
+                entries[public] = _merged(entries[public], each)
+            elif public not in self._house.sessions:
+                kept.append({**each, "sessionId": public} if isinstance(each, dict) else each)
+        return kept
+
+    async def _close(self, request: Request) -> Any:
+        """End a session for everybody in it, and have its agent do what it can do about it."""
+        session = self._house.visible(request.client, request.session_id)
+        if session is None:
+            return await self._pass_on(request)
+        result: Any = {}
+        name = request.method.partition("/")[2]
+        router = session.router
+        if router is not None and router.agent.alive and await router.can_session(name):
+            result = await self._ask(request, session)
+        session.say(
+            {"sessionUpdate": "session_info_update", "_meta": {"agentd.session": {"state": "closed"}}}
+        )
+        session.close(NoSuchSession("the session was closed", sessionId=session.id))
+        self._house.forget(session)
+        return result
+
+    async def _pass_on(self, request: Request) -> Any:
+        router = await self._house.router_of(request.client, None)
+        if not await router.can_session(request.method.partition("/")[2]):
+            if request.method == methods.SESSION_DELETE:
+                return {}  # there is nothing left to delete
+            raise NoSuchSession(
+                f"no session {request.session_id} is known here", sessionId=request.session_id
+            )
+        return await router.agent.ask(
+            request.method, request.params, owner=request.client, raw_id=request.raw_id
+        )
+
+    async def _ask(self, request: Request, session: Session) -> Any:
+        """Ask the session's agent what the client has asked."""
+        router = await self._house.alive(session)
+        return await router.agent.ask(
+            request.method,
+            {**request.params, "sessionId": session.native},
+            owner=request.client,
+            raw_id=request.raw_id,
+        )
+
+    def _open_session(self, request: Request) -> Session:
+        session = request.client.sessions.get(request.session_id)
+        if session is None:
+            raise NoSuchSession(
+                f"no session {request.session_id} is open here: make one, or load it",
+                sessionId=request.session_id,
+            )
+        return session
+
+    async def _set_mode(self, request: Request) -> Any:
+        session = self._open_session(request)
+        result = await self._ask(request, session)
+        mode = request.params.get("modeId")
+        if isinstance(mode, str):
+            session.facts.enter(mode)
+            session.say({"sessionUpdate": "current_mode_update", "currentModeId": mode}, but=request.client)
+        return result
+
+    async def _set_option(self, request: Request) -> Any:
+        session = self._open_session(request)
+        option, value = request.params.get("configId"), request.params.get("value")
+        if session.facts.picker is not None and isinstance(value, str):
+            if option == aggregate.AGENT_OPTION:
+                return await self._pick_agent(request, session, value)
+            if option == aggregate.MODEL_OPTION and self._house.selects_models:
+                return await self._pick_model(request, session, value)
+        result = await self._ask(request, session)
+        return self._with_options(request, session, result)
+
+    def _with_options(self, request: Request, session: Session, raw: Any) -> Any:
+        """The answer with the complete list of options, of which everybody else hears too."""
+        result = envelope.value(raw)
+        if not isinstance(result, dict):
+            return raw
+        session.facts.take_options(result)
+        if (options := session.facts.shown_options()) is not None:
+            session.say(
+                {"sessionUpdate": "config_option_update", "configOptions": options}, but=request.client
+            )
+        return raw if session.facts.picker is None else result
+
+    async def _pick_agent(self, request: Request, session: Session, name: str) -> Any:
+        if name not in [card.name for card in self._house.catalog.cards]:
+            there = [card.name for card in self._house.catalog.cards]
+            raise NoSuchAgent(f"there is no agent {name} here; there are: {', '.join(there)}", agents=there)
+        await self._opening.move(session, name)
+        return self._with_options(request, session, _options(session))
+
+    async def _pick_model(self, request: Request, session: Session, value: str) -> Any:
+        name, model = aggregate.split(value)
+        await self._pick_agent(request, session, name)
+        own = aggregate.find_model(session.facts.options or [])
+        if not model or own is None or own.get("currentValue") == model:
+            return self._with_options(request, session, _options(session))
+        params = {"sessionId": session.native, "configId": own.get("id"), "value": model}
+        router = await self._house.alive(session)
+        raw = await router.agent.ask(
+            methods.SESSION_SET_CONFIG_OPTION, params, owner=request.client, raw_id=request.raw_id
+        )
+        return self._with_options(request, session, raw)
+
+    # Logging in
+
+    async def _authenticate(self, request: Request) -> Any:
+        """For an agent that is named in the method, where the connection has named none."""
+        client, method = request.client, request.params.get("methodId")
+        if not isinstance(method, str):
+            raise InvalidArgs("authenticate needs a methodId, which is a string")
+        router, its = await self._house.router_of(client, None), method
+        if not client.agent_name:
+            name, _, its = method.partition("/")
+            router = self._engaged(client, name)
+        return await router.agent.ask(
+            methods.AUTHENTICATE, {**request.params, "methodId": its}, owner=client, raw_id=request.raw_id
+        )
+
+    # What there is
+
+    async def _agents(self, request: Request) -> Any:
+        catalog = self._house.catalog
+        await catalog.look(anew=True)
+        await catalog.probe([card.name for card in catalog.cards], anew=True)
+        preferred = catalog.default() if catalog.cards else ""
+        return Agents(agents=[_report(card, card.name == preferred) for card in catalog.everything])
+
+    async def probe(self, name: str, cwd: str) -> Found:
+        """Start an agent only to see what it can do. Raises why it cannot be started."""
+        router = self._house.engage(name, 0, PROBE, by=None, apart=True)
+        try:
+            with router.opening():
+                greeting = await router.greeted()
+                try:
+                    raw = await router.agent.ask(methods.SESSION_NEW, {"cwd": cwd, "mcpServers": []})
+                except AgentRefused as exc:
+                    if code_of(exc) != AUTH_REQUIRED:
+                        raise
+                    return Found(greeting, None, exc.message)
+                result = envelope.value(raw)
+                options = result.get("configOptions") if isinstance(result, dict) else None
+                return Found(greeting, options if isinstance(options, list) else [], "")
+        finally:
+            router.retire()
+
+
+def _merged(ours: dict[str, Any], theirs: dict[str, Any]) -> dict[str, Any]:
+    """One entry of session/list out of two: the agent's words, under our name for the session."""
+    meta = theirs.get("_meta")
+    both = {**(meta if isinstance(meta, dict) else {}), **ours["_meta"]}
+    return {**ours, **theirs, "sessionId": ours["sessionId"], "_meta": both}
+
+
+def _options(session: Session) -> bytes:
+    """A session's own options as an agent would answer them."""
+    return envelope.encode({"configOptions": session.facts.options or []})
+
+
+def _report(card: Card, is_default: bool) -> AgentReport:
+    login = [
+        LoginMethod(
+            id=str(each.get("id")), name=str(each.get("name") or ""), terminal=each.get("type") == "terminal"
+        )
+        for each in aggregate.declared_methods(card.greeting)
+    ]
+    return AgentReport(
+        name=card.name,
+        state=card.state.value,
+        version=card.version,
+        title=card.title,
+        reason=card.reason,
+        default=is_default,
+        login=login,
+    )

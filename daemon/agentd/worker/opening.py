@@ -1,0 +1,301 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How sessions begin: made, loaded, resumed, forked, moved to another agent, and begun again."""
+
+from contextlib import AbstractContextManager
+from typing import Any, Protocol
+
+from msgspec import Raw
+
+from agentd.acp import envelope, methods
+from agentd.config import Limits
+from agentd.errors import AgentdError, AgentFailed, AgentFixed, AgentRefused, NoSuchSession
+from agentd.worker import translate
+from agentd.worker.catalog import Catalog
+from agentd.worker.client import SENT, Client, Reply, Request
+from agentd.worker.facts import Facts, Picker
+from agentd.worker.hello import Hello
+from agentd.worker.pathmap import PathMap
+from agentd.worker.router import Router
+from agentd.worker.session import Session
+
+AUTH_REQUIRED = -32000
+
+
+class House(Protocol):
+    """What it takes to begin a session."""
+
+    catalog: Catalog
+    sessions: dict[str, Session]
+
+    @property
+    def limits(self) -> Limits: ...
+
+    @property
+    def paths(self) -> PathMap: ...
+
+    def workdir(self, params: dict[str, Any]) -> str:
+        """Where a session is put whose directory the container does not have; "" to refuse it."""
+
+    def visible(self, client: Client, session_id: str) -> Session | None:
+        """A session that is alive here. Raises NoSuchSession for somebody else's."""
+
+    def place_for_session(self) -> AbstractContextManager[None]:
+        """Keeps a place while a session is on its way. Raises TooManySessions."""
+
+    def engage(
+        self, name: str, uid: int, hello: Hello, *, by: Client | None = None, apart: bool = False
+    ) -> Router:
+        """An agent of that name for sessions of this account, shared or started. Raises NoSuchAgent."""
+
+    def admit(self, native: str, facts: Facts, uid: int, *, public: str = "") -> Session:
+        """A new session, under this name, or else its agent's name for it where nobody has that."""
+
+    async def drop(self, session: Session) -> None:
+        """A session that is no longer of use to anybody."""
+
+    async def close_native(self, router: Router, native: str) -> None:
+        """Have an agent forget a session that has left it, where it can."""
+
+    def picker(self, client: Client) -> Picker | None:
+        """How a client picks agents, None for one that has named its own."""
+
+
+class Opening:
+    """The ways in. Each handler answers its request itself, before anything else is said in the session."""
+
+    def __init__(self, house: House) -> None:
+        self._house = house
+
+    # session/new
+
+    async def new(self, request: Request) -> Reply:
+        client = request.client
+        name = client.agent_name or self._house.catalog.default()
+        facts = Facts(name, client.hello, _origin(request), self._house.picker(client))
+        router = self._engage(facts, client.uid, by=client)
+        client.bind(router)
+        with self._house.place_for_session(), router.opening():
+            result = await self._ask_new(router, facts, request)
+            await self._enter(request, router, facts, result)
+        return SENT
+
+    async def fork(self, request: Request) -> Reply:
+        client = request.client
+        parent = self._house.visible(client, request.session_id)
+        if parent is None or parent.router is None or not parent.router.agent.alive:
+            raise NoSuchSession(
+                "only a session that is alive here can be forked", sessionId=request.session_id
+            )
+        facts = Facts(parent.facts.agent, parent.facts.hello, _origin(request), parent.facts.picker)
+        inside = {**self._inside(methods.SESSION_FORK, request.params), "sessionId": parent.native}
+        with self._house.place_for_session(), parent.router.opening():
+            raw = await parent.router.agent.ask(
+                methods.SESSION_FORK, inside, owner=client, raw_id=request.raw_id
+            )
+            await self._enter(request, parent.router, facts, raw)
+        return SENT
+
+    async def _ask_new(self, router: Router, facts: Facts, request: Request | None = None) -> Raw:
+        """Have the agent make a session; what that tells of the agent is noted."""
+        inside = self._inside(methods.SESSION_NEW, facts.params)
+        owner, raw_id = (request.client, request.raw_id) if request else (None, envelope.NULL)
+        await router.greeted()
+        try:
+            return await router.agent.ask(methods.SESSION_NEW, inside, owner=owner, raw_id=raw_id)
+        except AgentRefused as exc:
+            if code_of(exc) == AUTH_REQUIRED:
+                self._house.catalog.refused(facts.agent, exc.message)
+            raise
+
+    async def _enter(self, request: Request, router: Router, facts: Facts, raw: Raw) -> None:
+        """Answer the client and let it in, in one go: nothing can come between."""
+        client = request.client
+        result, native = _made(raw, facts.agent)
+        session = self._house.admit(native, facts, client.uid)
+        session.settle_in(router, native)
+        before = envelope.encode(result)
+        facts.learn(result)
+        result["sessionId"] = session.id
+        self._house.catalog.opened(facts.agent, facts.options)
+        if client.gone:
+            await self._house.drop(session)
+            return
+        same = envelope.encode(result) == before
+        client.reply(envelope.result(request.raw_id, raw if same else result))
+        client.enter(session, replay=False)
+        router.release(native)
+
+    # session/load and session/resume
+
+    async def load(self, request: Request) -> Reply:
+        """Of a session that is alive here: what was said is shown, and then it goes on."""
+        session = self._house.visible(request.client, request.session_id)
+        return await self._reopen(request) if session is None else self._join(request, session)
+
+    def _join(self, request: Request, session: Session) -> Reply:
+        def shown() -> None:
+            request.client.reply(envelope.result(request.raw_id, session.facts.loaded()))
+
+        request.client.enter(session, replay=request.method == methods.SESSION_LOAD, on_shown=shown)
+        return SENT
+
+    async def _reopen(self, request: Request) -> Reply:
+        """One that we do not know may be the agent's from some other time."""
+        client, name = request.client, request.client.agent_name or self._house.catalog.default()
+        facts = Facts(name, client.hello, _origin(request), self._house.picker(client))
+        router = self._engage(facts, client.uid, by=client)
+        with self._house.place_for_session(), router.opening():
+            can_reopen = await _can_reopen(router, request.method)
+            if session := self._house.visible(client, request.session_id):
+                return self._join(request, session)  # somebody else was faster
+            native = router.native(request.session_id)
+            if not can_reopen or router.houses(native):
+                raise NoSuchSession(
+                    f"no session {request.session_id} is known here", sessionId=request.session_id
+                )
+            session = self._house.admit(native, facts, client.uid, public=request.session_id)
+            await self._reopen_in(request, session, router)
+        return SENT
+
+    async def _reopen_in(self, request: Request, session: Session, router: Router) -> None:
+        session.set_out()
+        session.settle_in(router, session.native)  # what else is asked of it goes to this agent too
+        request.client.enter(session, replay=False)
+        inside = {**self._inside(request.method, request.params), "sessionId": session.native}
+        try:
+            raw = await router.agent.ask(request.method, inside, owner=request.client, raw_id=request.raw_id)
+        except AgentdError:
+            session.leave_agent()
+            await self._house.drop(session)
+            raise
+        result = envelope.value(raw)
+        before = envelope.encode(result)
+        if isinstance(result, dict):
+            session.facts.learn(result)
+        same = envelope.encode(result) == before
+        request.client.reply(envelope.result(request.raw_id, raw if same else result))
+        session.revived(router, session.native)
+
+    # Another agent
+
+    async def move(self, session: Session, name: str) -> None:
+        """Have another agent serve a session in which nothing was said. Raises AgentFixed."""
+        if name == session.facts.agent:
+            return
+        if session.prompted or not session.is_idle:
+            raise AgentFixed(
+                f"this session has begun with {session.facts.agent} and stays with it: "
+                f"make a new session for {name}"
+            )
+        facts = Facts(name, session.facts.hello, session.facts.params, session.facts.picker)
+        session.set_out()
+        try:
+            router = self._engage(facts, session.owner)
+            with router.opening():
+                result, native = _made(await self._ask_new(router, facts), name)
+                facts.learn(result)
+                self._house.catalog.opened(name, facts.options)
+                before, old = session.router, session.native
+                session.move(facts)
+                session.revived(router, native)
+                router.release(native)
+            if before is not None:
+                await self._house.close_native(before, old)
+        except AgentdError as exc:
+            session.not_revived(exc)
+            raise
+
+    # Beginning again
+
+    async def revive(self, session: Session) -> None:
+        """Start an agent for a session that has lost its own, and have it load the session if it can."""
+        try:
+            router = self._engage(session.facts, session.owner)
+            chosen = session.facts.choices
+            with router.opening():
+                native = await self._recall(session, router)
+                if session.facts.choices != chosen:
+                    session.tell_choices()
+                session.revived(router, native)
+                router.release(native)
+        except AgentdError as exc:
+            session.not_revived(exc)
+
+    async def _recall(self, session: Session, router: Router) -> str:
+        """The agent's name for the session, the same one where it still knows it."""
+        for method in (methods.SESSION_LOAD, methods.SESSION_RESUME):
+            if await _can_reopen(router, method) and not router.houses(session.native):
+                try:
+                    return await self._recall_by(method, session, router)
+                except AgentRefused as exc:
+                    session.log.warning("%s does not know the session any more: %s", router.agent.name, exc)
+        raw = await self._ask_new(router, session.facts)
+        result, native = _made(raw, session.facts.agent)
+        session.facts.learn(result)
+        session.say(
+            {
+                "sessionUpdate": "session_info_update",
+                "_meta": {"agentd.notice": f"{router.agent.name} was started anew and remembers nothing"},
+            }
+        )
+        return native
+
+    async def _recall_by(self, method: str, session: Session, router: Router) -> str:
+        inside = {**self._inside(method, session.facts.params), "sessionId": session.native}
+        if method == methods.SESSION_LOAD:  # until it answers, it says again what was said
+            router.house(session.native, session)
+            session.muted = True
+        try:
+            result = envelope.value(await router.agent.ask(method, inside, on_answer=session.unmute))
+        except AgentdError:
+            router.left(session)
+            raise
+        finally:
+            session.unmute()
+        if isinstance(result, dict):
+            session.facts.learn(result)
+        return session.native
+
+    # Where
+
+    def _engage(self, facts: Facts, uid: int, *, by: Client | None = None) -> Router:
+        """An agent that is told of the client's own files only where the session's directory is shared."""
+        cwd = facts.params.get("cwd")
+        shared = not isinstance(cwd, str) or self._house.paths.inward(cwd) is not None
+        hello = facts.hello if shared else facts.hello.without_host()
+        return self._house.engage(facts.agent, uid, hello, by=by)
+
+    def _inside(self, method: str, params: dict[str, Any]) -> dict[str, Any]:
+        """The params of a session with the container's paths. Raises UnmappedPath."""
+        inside: dict[str, Any] = envelope.value(envelope.encode(params))
+        translate.to_agent(method, inside, self._house.paths, workdir=self._house.workdir(params))
+        return inside
+
+
+def _origin(request: Request) -> dict[str, Any]:
+    """What another agent would have to be told to make the same session."""
+    return {name: value for name, value in request.params.items() if name != "sessionId"}
+
+
+async def _can_reopen(router: Router, method: str) -> bool:
+    """Whether an agent can load, or resume, a session of another process."""
+    if method == methods.SESSION_RESUME:
+        return await router.can_session("resume")
+    match await router.greeted():
+        case {"agentCapabilities": {"loadSession": True}}:
+            return True
+    return False
+
+
+def code_of(error: AgentRefused) -> object:
+    refused = envelope.value(error.raw)
+    return refused.get("code") if isinstance(refused, dict) else None
+
+
+def _made(raw: Raw, agent: str) -> tuple[dict[str, Any], str]:
+    """The answer to session/new or fork, and the agent's name for the session."""
+    result = envelope.value(raw)
+    match result:
+        case {"sessionId": str(native)}:
+            return result, native
+    raise AgentFailed(f"{agent} answered without a sessionId", agent=agent)
