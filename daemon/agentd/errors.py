@@ -197,13 +197,13 @@ class AgentExited(AgentdError):
 
 
 class AgentRefused(AgentdError):
-    """The agent answered with an error of its own: `raw` is that error object, passed on as it came."""
+    """The agent answered with an error of its own: `answer` is that message, to be passed on as it came."""
 
     reason, exit_status = "agent_refused", EX_UNAVAILABLE
 
-    def __init__(self, message: str, raw: bytes) -> None:
+    def __init__(self, message: str, answer: bytes) -> None:
         super().__init__(message)
-        self.raw = raw
+        self.answer = answer
 
 
 class AgentTimeout(AgentdError):

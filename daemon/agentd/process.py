@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from agentd.errors import EngineFailed, EngineMissing
+from agentd.pipes import reading_end
 
 PRIVATE_PREFIXES = ("NOTIFY_SOCKET", "LISTEN_", "WATCHDOG_", "MAINPID", "CREDENTIALS_DIRECTORY", "AGENTD_")
 """Variables between systemd, agentd and its own processes; nobody else's business."""
@@ -252,7 +253,7 @@ async def _read_all(descriptor: int) -> bytes:
     reader = asyncio.StreamReader()
     loop = asyncio.get_running_loop()
     transport, _ = await loop.connect_read_pipe(
-        lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(descriptor, "rb", 0)
+        lambda: asyncio.StreamReaderProtocol(reader), reading_end(descriptor)
     )
     data = bytearray()
     try:

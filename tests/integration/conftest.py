@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 
 from support.acp_client import Client
-from support.embedded import Embedded, scripted
+from support.embedded import Embedded, house, scripted
 
 Start = Callable[..., Embedded]
 
 
-def configuration(folder: Path, *switches: str, limits: str = "") -> str:
+def configuration(folder: Path, *switches: str, limits: str = "", agent: str = "") -> str:
     """One host container called here, with the scripted agent."""
     command = ", ".join(f"'{word}'" for word in scripted(*switches))
     return f"""
@@ -24,6 +24,7 @@ agent_stop_sec = 1.0
 {limits}
 [agents.scripted]
 command = [{command}]
+{agent}
 [containers.here]
 runtime = "host"
 directory = "{folder}"
@@ -31,21 +32,43 @@ directory = "{folder}"
 
 
 @pytest.fixture
-def start(tmp_path: Path) -> Iterator[Start]:
-    """Starts an agentd whose scripted agent has these switches."""
+def serve(tmp_path: Path) -> Iterator[Start]:
+    """Starts an agentd with this configuration."""
     started: list[Embedded] = []
 
-    def start(*switches: str, limits: str = "", bus: str = "none", **environment: str) -> Embedded:
-        agentd = Embedded(
-            tmp_path, configuration(tmp_path, *switches, limits=limits), bus=bus, **environment
-        )
+    def serve(text: str, *, bus: str = "none", **environment: str) -> Embedded:
+        agentd = Embedded(tmp_path, text, bus=bus, **environment)
         started.append(agentd)
         agentd.start()
         return agentd
 
-    yield start
+    yield serve
     for agentd in started:
         agentd.clean_up()
+
+
+@pytest.fixture
+def start(tmp_path: Path, serve: Start) -> Start:
+    """Starts an agentd whose scripted agent has these switches."""
+
+    def start(
+        *switches: str, limits: str = "", agent: str = "", bus: str = "none", **environment: str
+    ) -> Embedded:
+        text = configuration(tmp_path, *switches, limits=limits, agent=agent)
+        return serve(text, bus=bus, **environment)
+
+    return start
+
+
+@pytest.fixture
+def several(tmp_path: Path, serve: Start) -> Start:
+    """Starts an agentd with scripted agents: `several({"alpha": "--models a,b", "beta": ""})`."""
+
+    def several(agents: dict[str, str], *, bus: str = "none", **parts: str) -> Embedded:
+        environment = {name: parts.pop(name) for name in list(parts) if name.isupper()}
+        return serve(house(tmp_path, agents, **parts), bus=bus, **environment)
+
+    return several
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ NEW = {"cwd": "/", "mcpServers": []}
 
 def starting(client: Client) -> Frame:
     """Attach and initialize; the answer, whatever it is."""
-    assert "result" in client.attach("here")
+    assert "result" in client.attach("here", "scripted")
     return client.call("initialize", {"protocolVersion": 1})
 
 
@@ -67,10 +67,10 @@ def test_agent_that_hangs_in_its_handshake_is_given_up(start: Start, method: str
 
 def test_agent_that_shows_life_is_waited_for(start: Start) -> None:
     """The deadline is one of silence: a slow start that goes on is none."""
-    with start("--hang", "initialize", limits="agent_handshake_sec = 1.0").client() as client:
-        client.attach("here")
+    with start("--hang", "session/new", limits="agent_handshake_sec = 1.0").client() as client:
+        starting(client)
         began = time.monotonic()
-        asked = client.request("initialize", {"protocolVersion": 1})
+        asked = client.request("session/new", NEW)
         for _ in range(3):
             assert client.call("_echo", {"n": 1})["result"] == {"n": 1}
         assert reason(client.answer_to(asked)[0]) == "agent_timeout"
@@ -121,27 +121,23 @@ def test_agent_that_is_killed_in_a_turn_ends_it(client: Client) -> None:
 
 
 def test_everything_else_asked_of_a_crashed_agent_is_answered_too(client: Client) -> None:
-    waiting = [client.request("_wait"), client.request("_wait")]
-    waiting += [client.prompt("exit 1"), client.prompt("say never")]
+    waiting = [client.request("_wait"), client.request("_wait"), client.prompt("exit 1")]
     answers = [client.read() for _ in waiting]
     assert sorted(answer["id"] for answer in answers) == waiting
     assert {reason(answer) for answer in answers} == {"agent_exited"}
 
 
-def test_session_of_a_crashed_agent_is_gone_and_a_new_one_works(client: Client) -> None:
-    client.turn("exit 1")
-    assert (
-        reason(client.call("session/prompt", {"sessionId": client.session, "prompt": []}))
-        == "no_such_session"
-    )
-    client.session = client.new_session()
+def test_session_outlives_its_agent(client: Client) -> None:
+    assert reason(client.turn("exit 1")[0]) == "agent_exited"
     assert client.turn("say fine")[1] == ["fine"]
 
 
-def test_prompt_right_behind_a_crash_is_answered(client: Client) -> None:
-    first, second = client.prompt("exit 1"), client.prompt("say never")
+def test_prompt_right_behind_a_crash_runs_in_the_next_agent(client: Client) -> None:
+    first, second = client.prompt("exit 1"), client.prompt("say fine")
     assert reason(client.answer_to(first)[0]) == "agent_exited"
-    assert reason(client.answer_to(second)[0]) == "agent_exited"
+    answer, before = client.answer_to(second)
+    assert answer["result"]["stopReason"] == "end_turn"
+    assert texts(frame for frame in before) == ["fine"]
 
 
 def test_agent_started_anew_is_told_what_the_client_said_at_first(client: Client) -> None:
@@ -214,7 +210,7 @@ def test_agent_that_crashes_while_being_cancelled_ends_the_turn_as_cancelled(cli
 
 
 def test_agent_that_ignores_everything_is_killed_in_time(start: Start) -> None:
-    agentd = start("--ignore-sigterm", "--ignore-eof", limits="agent_kill_sec = 2.0")
+    agentd = start("--ignore-sigterm", "--ignore-eof", limits="agent_kill_sec = 2.0\nagent_idle_sec = 0.1")
     with agentd.client() as client:
         client.open()
         assert len(agentd.agents()) == 1
@@ -231,7 +227,7 @@ def test_agent_that_ignores_the_end_of_its_input_is_ended(start: Start) -> None:
 
 
 def test_children_that_left_the_session_go_with_the_client(start: Start) -> None:
-    agentd = start("--child-at-start")
+    agentd = start("--child-at-start", limits="agent_idle_sec = 0.1")
     with agentd.client() as client:
         assert client.open().turn("child", "child")[1]
         assert len(agentd.agents()) == 4
@@ -244,7 +240,8 @@ def test_children_that_left_the_session_go_when_the_agent_crashes(agentd: Embedd
         eventually(lambda: not agentd.agents(), "all are gone")
 
 
-def test_children_of_one_agent_only_go_with_it(agentd: Embedded) -> None:
+def test_children_of_one_agent_only_go_with_it(start: Start) -> None:
+    agentd = start(limits="agent_idle_sec = 0.1", agent='isolation = "session"')
     with agentd.client() as one, agentd.client() as two:
         one.open().turn("child")
         two.open().turn("child")
@@ -253,7 +250,8 @@ def test_children_of_one_agent_only_go_with_it(agentd: Embedded) -> None:
         assert two.turn("say fine")[1] == ["fine"]
 
 
-def test_turn_goes_on_when_the_client_leaves_and_then_the_agent_ends(agentd: Embedded) -> None:
+def test_turn_goes_on_when_the_client_leaves_and_then_the_agent_ends(start: Start) -> None:
+    agentd = start(limits="agent_idle_sec = 0.1")
     with agentd.client() as client:
         client.open().prompt("say one", "updates 2000 1000", "stderr the turn has ended")
         client.until_text("one")
@@ -261,8 +259,9 @@ def test_turn_goes_on_when_the_client_leaves_and_then_the_agent_ends(agentd: Emb
     eventually(lambda: not agentd.agents(), "the agent has ended")
 
 
-def test_permission_is_cancelled_when_the_client_left_with_updates_unread(agentd: Embedded) -> None:
+def test_permission_is_cancelled_when_the_client_left_with_updates_unread(start: Start) -> None:
     """To leave with something unread resets the connection; that is an end like any other."""
+    agentd = start(limits="agent_idle_sec = 0.1\npermission_wait_sec = 0.3")
     with agentd.client() as client:
         client.open().prompt(
             "say one", "say two", "stderr about to ask", "ask May I?", "stderr was answered"
@@ -417,8 +416,8 @@ def test_batch_from_the_agent_is_not_passed_on(client: Client) -> None:
 def test_updates_before_session_new_is_answered_arrive(start: Start) -> None:
     with start("--early-updates").client() as client:
         starting(client)
-        answer, before = client.answer_to(client.request("session/new", NEW))
-        assert [frame["params"]["sessionId"] for frame in before] == [answer["result"]["sessionId"]]
+        made = client.call("session/new", NEW)
+        assert client.until("session/update")["params"]["sessionId"] == made["result"]["sessionId"]
 
 
 def test_order_of_updates_and_questions_is_kept(client: Client) -> None:

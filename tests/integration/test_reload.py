@@ -53,7 +53,7 @@ def attached(agentd: Embedded, name: str, agent: str = "") -> str:
 
 def test_limit_of_sessions_applies_to_the_next_one(agentd: Embedded, client: Client) -> None:
     limit(agentd, "sessions = 1")
-    refused = lambda: reason_of(client.call("session/new", NEW)) == "limit_reached"  # noqa: E731
+    refused = lambda: reason_of(client.call("session/new", NEW)) == "too_many_sessions"  # noqa: E731
     eventually(refused, "the worker has heard of it")
     assert client.turn("say fine")[1] == ["fine"]
 
@@ -70,7 +70,7 @@ def test_limit_of_the_front_door_applies_at_once(agentd: Embedded) -> None:
 
 def test_limit_of_clients_applies_to_the_next_one(agentd: Embedded, client: Client) -> None:
     limit(agentd, "clients = 1")
-    eventually(lambda: attached(agentd, "here") == "limit_reached", "the worker has heard of it")
+    eventually(lambda: attached(agentd, "here") == "too_many_clients", "the worker has heard of it")
     assert client.turn("say fine")[1] == ["fine"]
 
 
@@ -78,7 +78,7 @@ def test_limit_that_is_lifted_is_gone(start: Start) -> None:
     agentd = start(limits="clients = 1")
     with agentd.client() as client:
         client.open()
-        assert attached(agentd, "here") == "limit_reached"
+        assert attached(agentd, "here") == "too_many_clients"
         reload(agentd, agentd.config.read_text().replace("clients = 1", ""))
         eventually(lambda: attached(agentd, "here") == "", "the worker has heard of it")
 
@@ -205,7 +205,7 @@ def test_broken_file_keeps_what_was(agentd: Embedded, client: Client, broken: st
     assert attached(agentd, "here") == ""
     with agentd.client() as second:
         second.open()
-        assert attached(agentd, "here") == "limit_reached"
+        assert attached(agentd, "here") == "too_many_clients"
 
 
 def test_file_that_is_gone_keeps_what_was(agentd: Embedded, client: Client) -> None:

@@ -13,7 +13,7 @@ import pytest
 from acp.schema import AllowedOutcome
 
 from support.acp_client import Client, texts
-from support.embedded import Embedded, Start, eventually
+from support.embedded import Embedded, Start
 
 SDK_AGENT = Path(__file__).parents[1] / "agents" / "sdk_agent.py"
 DEADLINE = 30
@@ -110,11 +110,16 @@ def test_sdk_agent_has_a_turn_with_permission(agentd: Embedded) -> None:
         assert (texts(before), answer["result"]["stopReason"]) == (["no"], "end_turn")
 
 
-def test_sdk_agent_is_told_of_a_client_that_left(agentd: Embedded) -> None:
+def test_sdk_agent_gets_its_answer_from_whoever_comes_next(agentd: Embedded) -> None:
     with agentd.client() as client:
         client.open("here", "sdk").prompt("polly")
         client.until("session/request_permission")
-    eventually(lambda: not agentd.agents(), "its turn has ended, and so has it")
+    with agentd.client() as other:
+        other.attach("here", "sdk")
+        other.request("session/load", {"sessionId": client.session, "cwd": "/", "mcpServers": []})
+        asked = other.until("session/request_permission")
+        other.send({"id": asked["id"], "result": {"outcome": {"outcome": "selected", "optionId": "no"}}})
+        other.until_text("no")
 
 
 def test_sdk_agent_survives_what_would_kill_it(agentd: Embedded) -> None:

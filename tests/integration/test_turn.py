@@ -2,7 +2,7 @@
 """A turn and what belongs to it, through manager, worker and a real agent process."""
 
 from support.acp_client import Client, reason, texts
-from support.embedded import Embedded
+from support.embedded import Embedded, Start
 
 
 def test_turn_with_streamed_answer(client: Client) -> None:
@@ -103,7 +103,7 @@ def test_agent_withdraws_a_request(client: Client) -> None:
     assert "result" in client.answer_to(turn)[0]
 
 
-def test_two_clients_have_an_agent_each(agentd: Embedded) -> None:
+def test_two_clients_have_a_session_each(agentd: Embedded) -> None:
     with agentd.client() as one, agentd.client() as two:
         one.open(), two.open()
         assert one.session != two.session
@@ -113,15 +113,28 @@ def test_two_clients_have_an_agent_each(agentd: Embedded) -> None:
         assert texts(one.answer_to(first)[1]) == ["mine"]
 
 
-def test_half_closed_client_gets_its_answer(client: Client) -> None:
-    turn = client.prompt("say one", "ask May I?", "say two")
-    client.sock.shutdown(1)
-    answer, before = client.answer_to(turn)
-    assert texts(before) == ["one", "permission: cancelled", "two"]
-    assert answer["result"]["stopReason"] == "end_turn"
-    assert client.at_end()
+def test_half_closed_client_gets_its_answer(start: Start) -> None:
+    """It cannot answer any more, and nobody else comes to."""
+    with start(limits="permission_wait_sec = 0.3").client() as client:
+        turn = client.open().prompt("say one", "ask May I?", "say two")
+        client.sock.shutdown(1)
+        answer, before = client.answer_to(turn)
+        assert texts(before) == ["one", "permission: cancelled", "two"]
+        assert answer["result"]["stopReason"] == "end_turn"
+        assert client.at_end()
 
 
 def test_large_frames_pass(client: Client) -> None:
     big = {"text": "x" * (20 << 20)}
     assert client.call("_echo", big)["result"] == big
+
+
+def test_half_a_character_is_passed_on_where_nothing_is_rewritten_and_mended_elsewhere(
+    client: Client,
+) -> None:
+    """JavaScript leaves such halves where it cuts a text: JSON allows them, and not everybody reads them."""
+    turn = client.prompt('raw {"jsonrpc":"2.0","method":"_half","params":{"text":"\\ud83d"}}')
+    assert client.until("_half")["params"] == {"text": "\ud83d"}
+    assert "result" in client.answer_to(turn)[0]
+    client.raw(b'{"jsonrpc":"2.0","id":9000,"method":"_echo","params":{"text":"\\ud83d\\ude00 \\ud83d"}}\n')
+    assert client.answer_to(9000)[0]["result"] == {"text": "😀 \ufffd"}

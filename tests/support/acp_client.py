@@ -14,12 +14,14 @@ Frame = dict[str, Any]
 
 
 class Client:
-    """One connection to a front door."""
+    """One connection to a front door; given a socket, it is connected already."""
 
-    def __init__(self, path: Path | str) -> None:
-        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    def __init__(self, door: Path | str | socket.socket) -> None:
+        connected = isinstance(door, socket.socket)
+        self.sock = door if connected else socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self.sock.settimeout(DEADLINE)
-        self.sock.connect(str(path))
+        if not connected:
+            self.sock.connect(str(door))
         self._lines = self.sock.makefile("rb")
         self._number = 0
         self._kept: list[Frame] = []
@@ -96,17 +98,27 @@ class Client:
 
     def open(self, container: str = "here", agent: str = "") -> Self:
         """Attach, initialize, and make a session."""
-        attached = self.attach(container, agent)
-        assert "result" in attached, attached
-        started = self.call("initialize", {"protocolVersion": 1, "clientCapabilities": {}})
-        assert "result" in started, started
+        self.greet(container, agent)
         self.session = self.new_session()
         return self
 
-    def new_session(self) -> str:
-        made = self.call("session/new", {"cwd": "/", "mcpServers": []})
-        assert "result" in made, made
-        return str(made["result"]["sessionId"])
+    def greet(self, container: str = "here", agent: str = "", capabilities: Frame | None = None) -> Frame:
+        """Attach and initialize: what that answers."""
+        attached = self.attach(container, agent)
+        assert "result" in attached, attached
+        hello = {"protocolVersion": 1, "clientCapabilities": capabilities or {}}
+        return result(self.call("initialize", hello))
+
+    def new_session(self, cwd: str = "/", **more: Any) -> str:
+        made = result(self.call("session/new", {"cwd": cwd, "mcpServers": [], **more}))
+        return str(made["sessionId"])
+
+    def load(self, session: str, method: str = "session/load") -> tuple[Frame, list[Frame]]:
+        """Enter a session that is there already: the answer, and what was shown before it."""
+        asked = self.request(method, {"sessionId": session, "cwd": "/", "mcpServers": []})
+        answer, before = self.answer_to(asked)
+        self.session = session if "result" in answer else self.session
+        return answer, before
 
     def prompt(self, *script: str, session: str = "") -> int:
         """Send a prompt of script lines and return its id."""
@@ -133,6 +145,14 @@ class Client:
         self.notify("session/cancel", {"sessionId": session or self.session})
 
 
+def result(answer: Frame) -> Frame:
+    """The result of an answer that is no error."""
+    assert "result" in answer, answer
+    found = answer["result"]
+    assert isinstance(found, dict)
+    return found
+
+
 def texts(frames: Iterable[Frame]) -> list[str]:
     """The texts of the message chunks among some frames."""
     updates = [frame["params"]["update"] for frame in frames if frame.get("method") == "session/update"]
@@ -143,3 +163,19 @@ def reason(frame: Frame) -> str:
     """The reason of an error answer."""
     assert "error" in frame, frame
     return str(frame["error"]["data"]["reason"])
+
+
+def told(client: Client, method: str, **more: object) -> Any:
+    """The params that an agent was last sent with a method; None where it never came."""
+    return result(client.call("_params", {"method": method, **more}))["params"]
+
+
+def process(client: Client, **more: object) -> int:
+    """The number of the agent process that serves this client, or the session named."""
+    return int(result(client.call("_params", {"method": "initialize", **more}))["pid"])
+
+
+def updates(frames: Iterable[Frame], kind: str) -> list[Frame]:
+    """The updates of a kind among some frames."""
+    inside = [frame["params"]["update"] for frame in frames if frame.get("method") == "session/update"]
+    return [each for each in inside if each["sessionUpdate"] == kind]

@@ -28,6 +28,33 @@ def scripted(*switches: str) -> list[str]:
     return [sys.executable, str(SCRIPTED), *switches]
 
 
+def house(folder: Path, agents: dict[str, str], *, top: str = "", limits: str = "", here: str = "") -> str:
+    """A configuration: a host container called here with scripted agents, by name, of these switches.
+
+    What begins with a slash is another command. `top` comes before all tables, `here` goes into the
+    container's.
+    """
+    commands = {
+        name: what.split() if what.startswith("/") else scripted(*what.split())
+        for name, what in agents.items()
+    }
+    tables = [f"[agents.{name}]\ncommand = {json.dumps(command)}\n" for name, command in commands.items()]
+    return f"""
+runtimes = []
+{top}
+[limits]
+agent_stop_sec = 1.0
+drain_sec = 5.0
+{limits}
+{"".join(tables)}
+[containers.here]
+runtime = "host"
+directory = "{folder}"
+agents = {json.dumps(list(agents))}
+{here}
+"""
+
+
 def eventually(look: Callable[[], T], what: str = "", deadline: float = DEADLINE) -> T:
     """Look until there is something true to see, and return it."""
     end = time.monotonic() + deadline

@@ -262,3 +262,18 @@ def test_an_error_carries_code_reason_and_data() -> None:
 )
 def test_a_refusal_finds_the_id_it_answers(data: bytes, raw_id: bytes) -> None:
     assert envelope.first_id(data) == raw_id
+
+
+@pytest.mark.parametrize(
+    ("text", "mended"),
+    [
+        (rb'"\ud83d"', rb'"\ufffd"'),
+        (rb'"\uDE00 x"', rb'"\ufffd x"'),
+        (rb'"\ud83d\ude00"', rb'"\ud83d\ude00"'),
+        (rb'"\ud83d\ud83d\ude00"', rb'"\ufffd\ud83d\ude00"'),
+        (rb'"\\ud83d"', rb'"\\ud83d"'),
+        (rb'"\\\ud83d"', rb'"\\\ufffd"'),
+    ],
+)
+def test_halves_of_characters_are_mended_and_nothing_else(text: bytes, mended: bytes) -> None:
+    assert envelope.whole_characters(text) == mended

@@ -47,7 +47,7 @@ class Client:
             raise ClientGone("it has gone")
         self.asked.append(call)
 
-    def retract(self, owner: object, raw_id: bytes) -> None:
+    def retract(self, owner: object, raw_id: bytes, notice: bytes) -> None:
         assert (owner, raw_id) == (self.asked[-1].owner, b"7")
         self.retracted += 1
 

@@ -34,8 +34,8 @@ class Agent:
         self.calls: dict[bytes, Call] = {}
         self.greeting: Any = {}
 
-    async def introduce(self, params: object) -> bytes:
-        return json.dumps(self.greeting).encode()
+    async def introduce(self, params: object) -> object:
+        return self.greeting
 
     def dismiss(self, error: AgentdError) -> None:
         self.ends.append(error)
@@ -72,7 +72,7 @@ class Client:
     def ask(self, frame: bytes, call: Call) -> None:
         self.asked.append(json.loads(frame))
 
-    def withdraw(self, owner: object, raw_id: bytes) -> None:
+    def withdraw(self, owner: object, raw_id: bytes, notice: bytes) -> None:
         self.withdrawn.append(raw_id)
 
     def hold(self, reason: str, held: bool) -> None:
@@ -100,7 +100,7 @@ class Room:
     def asked(self, frame: bytes, call: Call) -> None:
         self.heard.append(call.raw_id)
 
-    def withdrawn(self, raw_id: bytes) -> bool:
+    def withdrawn(self, raw_id: bytes, notice: bytes) -> bool:
         return raw_id in self.takes
 
     def agent_left(self) -> None:
@@ -307,9 +307,9 @@ def test_an_error_names_the_session_as_clients_know_it() -> None:
     def test(stage: Stage) -> None:
         stage.room("0~1", "0")
         frame = b'{"id":1,"error":{"code":-32002,"message":"gone","data":{"sessionId":"0"}}}'
-        assert json.loads(stage.router.with_public_error(frame))["error"]["data"] == {"sessionId": "0~1"}
+        assert json.loads(stage.router.to_public(frame))["error"]["data"] == {"sessionId": "0~1"}
         plain = b'{"id":1,"result":{"sessionId":"0"}}'
-        assert stage.router.with_public_error(plain) == plain
+        assert stage.router.to_public(plain) == plain
 
     staged(test)
 

@@ -28,6 +28,7 @@ from agentd.worker.session import Prompt, Session, cancel_notification
 from unit.loop import run, skip
 
 CANCEL = cancel_notification("s")
+NOTICE = b'{"jsonrpc":"2.0","method":"$/cancel_request","params":{"requestId":7}}'
 MOST = 3
 CANCEL_SEC = 30.0
 WAIT_SEC = 600.0
@@ -80,6 +81,7 @@ class Router:
     """Notes what becomes of its session."""
 
     renames = False
+    retired = False
 
     def __init__(self) -> None:
         self.agent = Agent()
@@ -103,7 +105,7 @@ class Router:
     def make_public(self, named: object) -> bool:
         return False
 
-    def with_public_error(self, frame: bytes) -> bytes:
+    def to_public(self, frame: bytes) -> bytes:
         return frame
 
 
@@ -131,7 +133,7 @@ class Client:
     def ask(self, frame: bytes, call: Call) -> None:
         self.asked.append(call)
 
-    def retract(self, owner: object, raw_id: bytes) -> None:
+    def retract(self, owner: object, raw_id: bytes, notice: bytes) -> None:
         self.retracted.append(raw_id)
 
     def outcomes(self) -> list[object]:
@@ -562,8 +564,8 @@ def test_a_cancel_and_a_withdrawal_decide_a_permission() -> None:
         room.ask()
         room.cancel()
         room.ask()
-        assert room.session.withdrawn(b"7")
-        assert not room.session.withdrawn(b"7")
+        assert room.session.withdrawn(b"7", NOTICE)
+        assert not room.session.withdrawn(b"7", NOTICE)
         outcomes = [json.loads(each)["result"]["outcome"] for each in room.agent.answers]
         assert outcomes == [{"outcome": "cancelled"}] * 2
 

@@ -6,6 +6,7 @@ A frame is one JSON-RPC 2.0 message, UTF-8, without its newline. Only the envelo
 the others keep the very bytes they came with.
 """
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -76,6 +77,12 @@ class _TurnEnd(msgspec.Struct, gc=False):
     result: _TurnResult
 
 
+_ESCAPE = re.compile(
+    rb"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(u[dD][89a-fA-F][0-9a-fA-F]{2})|.)"
+)
+"""An escape in a string; the group is half of a character without its other half."""
+
+
 class _Loose(msgspec.Struct, gc=False):
     """An envelope whose `params` is of any shape: such messages are forwarded, not understood."""
 
@@ -105,6 +112,8 @@ def decode(frame: bytes) -> Envelope:
     except (msgspec.ValidationError, UnicodeDecodeError):
         return _decode_loosely(frame)
     except msgspec.DecodeError as exc:
+        if (mended := whole_characters(frame)) != frame:
+            return decode(mended)
         raise ParseError(f"not a JSON message: {exc}") from None
     except RecursionError:
         raise ParseError("not a JSON message: nested too deeply") from None
@@ -138,6 +147,14 @@ def _decode_loosely(frame: bytes) -> Envelope:
     return Envelope(loose.id, loose.method, UNSET, loose.result, loose.error)
 
 
+def whole_characters(frame: bytes) -> bytes:
+    """The frame with U+FFFD for each half of a character, as JavaScript leaves it where it cuts a text.
+
+    JSON allows that, and our decoder does not.
+    """
+    return _ESCAPE.sub(lambda found: rb"\ufffd" if found[1] else found[0], frame)
+
+
 def is_utf8(data: bytes) -> bool:
     try:
         return data.isascii() or bool(data.decode())
@@ -156,7 +173,7 @@ def require_utf8(frame: bytes) -> None:
 def members(frame: bytes | Raw) -> dict[str, Raw]:
     """The members of a JSON object, each still as its own bytes; {} for what is not an object."""
     try:
-        return _members.decode(frame)
+        return _fields(frame)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return {}
 
@@ -180,7 +197,7 @@ def stop_reason(answer: bytes) -> str | None:
 def value(raw: bytes | Raw) -> Any:
     """What a raw member is. Raises InvalidRequest for what nobody can decode."""
     try:
-        return msgspec.json.decode(raw)
+        return msgspec.json.decode(whole_characters(bytes(raw)) if b"\\u" in bytes(raw) else raw)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
         raise InvalidRequest(f"not understood: {exc}") from None
 
@@ -191,6 +208,11 @@ def text(raw: Raw | None) -> str | None:
         return None if raw is None else msgspec.json.decode(raw, type=str)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
+
+
+def result_of(answer: bytes) -> Any:
+    """The result in an answer. Raises InvalidRequest for what nobody can decode."""
+    return value(members(answer).get("result", NULL))
 
 
 def agent_version(frame: bytes) -> str | None:
@@ -209,18 +231,28 @@ def integer(raw_id: bytes) -> int | None:
 
 def with_id(frame: bytes, raw_id: bytes) -> bytes:
     """The same message under another id."""
-    fields = _members.decode(frame)
-    fields["id"] = Raw(raw_id)
+    return with_member(frame, "id", Raw(raw_id))
+
+
+def with_member(frame: bytes, name: str, value: object) -> bytes:
+    """The same message with another value of one member."""
+    fields = _fields(frame)
+    fields[name] = value
     return encode(fields)
 
 
 def with_param(frame: bytes, name: str, value: bytes) -> bytes:
     """The same message with one member of `params` replaced by raw JSON."""
-    fields = _members.decode(frame)
-    params = _members.decode(fields["params"])
+    params = _fields(_fields(frame)["params"])
     params[name] = Raw(value)
-    fields["params"] = Raw(encode(params))
-    return encode(fields)
+    return with_member(frame, "params", params)
+
+
+def _fields(text: bytes | Raw) -> dict[str, Any]:
+    try:
+        return _members.decode(text)
+    except msgspec.DecodeError:
+        return _members.decode(whole_characters(bytes(text)))
 
 
 # Writing messages of our own
@@ -240,8 +272,9 @@ def result(raw_id: bytes, value: object) -> bytes:
 
 def failure(raw_id: bytes, error: AgentdError) -> bytes:
     """An error response: `data` holds the reason and whatever else the error carries."""
-    shown = Raw(error.raw) if isinstance(error, AgentRefused) else error_object(error)
-    return encode({"jsonrpc": "2.0", "id": Raw(raw_id), "error": shown})
+    if isinstance(error, AgentRefused):
+        return with_id(error.answer, raw_id)
+    return encode({"jsonrpc": "2.0", "id": Raw(raw_id), "error": error_object(error)})
 
 
 def error_object(error: AgentdError) -> Mapping[str, object]:

@@ -8,7 +8,6 @@ bytes the sink is told to stop the flow, and told again when half of it has left
 
 import asyncio
 import logging
-import os
 import select
 import socket
 from collections.abc import Callable
@@ -17,6 +16,7 @@ from typing import Protocol, cast
 from agentd.acp import envelope
 from agentd.acp.framing import Framer, Torn
 from agentd.errors import AgentdError
+from agentd.pipes import reading_end, writing_end
 
 REFUSAL_SEC = 5.0
 
@@ -69,8 +69,8 @@ class FrameStream(asyncio.Protocol):
     async def over_pipes(self, read_fd: int, write_fd: int) -> None:
         """Take over the two ends of an agent's stdout and stdin."""
         loop = asyncio.get_running_loop()
-        reader, _ = await loop.connect_read_pipe(lambda: self, os.fdopen(read_fd, "rb", 0))
-        writer, _ = await loop.connect_write_pipe(lambda: _WriteEnd(self), os.fdopen(write_fd, "wb", 0))
+        reader, _ = await loop.connect_read_pipe(lambda: self, reading_end(read_fd))
+        writer, _ = await loop.connect_write_pipe(lambda: _WriteEnd(self), writing_end(write_fd))
         self._attach(reader, writer)
 
     def _attach(self, reader: asyncio.ReadTransport, writer: asyncio.WriteTransport) -> None:

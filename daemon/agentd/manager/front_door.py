@@ -12,7 +12,14 @@ from agentd import link
 from agentd.acp import envelope
 from agentd.acp.stream import refuse
 from agentd.config import Limits
-from agentd.errors import AccessDenied, AgentdError, Draining, Internal, LimitReached, WorkerFailed
+from agentd.errors import (
+    AccessDenied,
+    AgentdError,
+    Draining,
+    Internal,
+    TooManyConnections,
+    WorkerFailed,
+)
 from agentd.manager.access import Access, Peer, peer_of
 from agentd.manager.container import Container, WorkerEnd
 from agentd.manager.handshake import Opening, first_line, understand
@@ -116,7 +123,8 @@ class FrontDoor:
     async def _first_line(self, sock: socket.socket, peer: Peer) -> tuple[bytes, bytes] | None:
         limits = self._limits()
         if self._pending[peer.uid] > limits.pending_per_uid:
-            raise LimitReached(f"{limits.pending_per_uid} connections of yours wait for a worker already")
+            most = limits.pending_per_uid
+            raise TooManyConnections(f"{most} connections of yours wait for a worker already")
         return await first_line(sock, limit=limits.front_door_bytes, deadline=limits.front_door_sec)
 
     async def _hand_over(self, sock: socket.socket, peer: Peer, opening: Opening) -> None:

@@ -6,9 +6,9 @@ import enum
 import logging
 import secrets
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
-from msgspec import UNSET, Raw
+from msgspec import UNSET
 
 from agentd.acp import envelope, methods
 from agentd.acp.envelope import Envelope
@@ -30,7 +30,7 @@ from agentd.process import Child
 from agentd.proctree import MARKER
 from agentd.runtimes import Command, Runtime
 from agentd.systemd.events import Event
-from agentd.worker.calls import Call, Calls
+from agentd.worker.calls import MOST, Call, Calls
 from agentd.worker.credentials import resolve
 from agentd.worker.stderr import Stderr
 
@@ -93,30 +93,29 @@ class Audience(Protocol):
 
 
 class Answer:
-    """An asker that waits: the result of one request, or the error."""
+    """An asker that waits for the answer: a whole message, which is a result."""
 
     def __init__(self, on_answer: Callable[[], None] = lambda: None) -> None:
-        self._result: asyncio.Future[Raw] = asyncio.get_running_loop().create_future()
+        self._frame: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
         self._on_answer = on_answer
 
     def answer(self, call: Call, frame: bytes) -> None:
         self._on_answer()
-        if not self._result.done():
-            self._settle(envelope.members(frame))
-
-    def _settle(self, fields: dict[str, Raw]) -> None:
-        if "error" in fields:
-            text = envelope.text(envelope.members(fields["error"]).get("message"))
-            self._result.set_exception(AgentRefused(text or "the agent refused", bytes(fields["error"])))
+        if self._frame.done():
+            return
+        refusal = envelope.members(frame).get("error")
+        if refusal is None:
+            self._frame.set_result(frame)
         else:
-            self._result.set_result(Raw(bytes(fields.get("result", envelope.NULL))))
+            text = envelope.text(envelope.members(refusal).get("message"))
+            self._frame.set_exception(AgentRefused(text or "the agent refused", frame))
 
     def fail(self, call: Call, error: AgentdError) -> None:
-        if not self._result.done():
-            self._result.set_exception(error)
+        if not self._frame.done():
+            self._frame.set_exception(error)
 
-    async def result(self) -> Raw:
-        return await self._result
+    async def frame(self) -> bytes:
+        return await self._frame
 
 
 class Agent:
@@ -135,7 +134,7 @@ class Agent:
         self._stream = FrameStream(self, place.limits.frame_bytes, INLET)
         self._streams_lost = asyncio.Event()
         self._child: Child | None = None
-        self._calls = Calls()
+        self._calls = Calls(MOST * place.limits.clients)  # each client has a bound of its own
         self._given_up: AgentdError | None = None
         self._has_answered = False
         self.dismissed = False
@@ -295,32 +294,36 @@ class Agent:
         if self._recipe.frame_bytes is not None and len(frame) > self._recipe.frame_bytes:
             raise FrameTooLarge(f"{self.name} takes {self._recipe.frame_bytes} bytes in a message at most")
 
-    async def ask(
+    async def pass_on(
         self,
+        frame: bytes,
         method: str,
-        params: object,
         *,
         owner: object = None,
         raw_id: bytes = envelope.NULL,
         on_answer: Callable[[], None] = lambda: None,
-    ) -> Raw:
-        """Send a request and return its result. Raises AgentRefused with the agent's own error, or ours.
+    ) -> bytes:
+        """Send a request and return its answer, under `raw_id`. Raises AgentRefused for an error, or ours.
 
         `owner` and `raw_id`: on whose behalf, so that they can cancel it. `on_answer` is called before
         anything is heard of what the agent says after its answer.
         """
         asked = Answer(on_answer)
-        self.request(envelope.request(0, method, params), Call(asked, raw_id, method, owner=owner))
-        return await asked.result()
+        self.request(frame, Call(asked, raw_id, method, owner=owner))
+        return await asked.frame()
 
-    async def introduce(self, params: object) -> Raw:
+    async def ask(self, method: str, params: object) -> Any:
+        """Ask something of our own; returns the result. Raises AgentRefused, or ours."""
+        return envelope.result_of(await self.pass_on(envelope.request(0, method, params), method))
+
+    async def introduce(self, params: object) -> Any:
         """Say hello, before everything else, and return its answer."""
         asked = Answer()
         call = Call(asked, envelope.NULL, methods.INITIALIZE)
         raw_id = self._calls.issue(call)
         self._expect(raw_id, call)
         self._write(envelope.with_id(envelope.request(0, methods.INITIALIZE, params), raw_id))
-        return await asked.result()
+        return envelope.result_of(await asked.frame())
 
     def notify(self, frame: bytes) -> None:
         """Send a notification, or an answer, as it is."""

@@ -22,15 +22,13 @@ def with_hubs_own(capabilities: Any) -> dict[str, Any]:
     """An agent's capabilities, and what the hub adds to them."""
     known = dict(capabilities) if isinstance(capabilities, dict) else {}
     session = known.get("sessionCapabilities")
-    known["sessionCapabilities"] = {**{each: {} for each in HUBS_OWN}, **_object_members(session)}
+    own = dict(session) if isinstance(session, dict) else {}
+    lacking: dict[str, Any] = {
+        each: {} for each in HUBS_OWN if own.get(each) is None
+    }  # null is as good as not there
+    known["sessionCapabilities"] = {**own, **lacking}
     known["loadSession"] = True
     return known
-
-
-def _object_members(value: Any) -> dict[str, Any]:
-    """Null stands for a capability that is not there."""
-    members = value.items() if isinstance(value, dict) else ()
-    return {name: member for name, member in members if member is not None}
 
 
 def greeting(cards: Sequence[Card], hello: Hello) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from agentd.acp import envelope
 from agentd.errors import AgentdError, TooManyRequests
 
 MOST = 1024
-"""Requests one peer may have unanswered."""
+"""Requests one connection may have unanswered."""
 
 
 class Asker(Protocol):
@@ -33,7 +33,8 @@ class Call(NamedTuple):
 class Calls:
     """The requests that one peer has been sent and has not answered yet, by the id we gave them."""
 
-    def __init__(self) -> None:
+    def __init__(self, most: int = MOST) -> None:
+        self._most = most
         self._next = 0
         self._open: dict[int, Call] = {}
 
@@ -42,8 +43,8 @@ class Calls:
 
     def issue(self, call: Call) -> bytes:
         """An id for a request that is about to be sent. Raises TooManyRequests."""
-        if len(self._open) >= MOST:
-            raise TooManyRequests(f"{MOST} requests are waiting for an answer already")
+        if len(self._open) >= self._most:
+            raise TooManyRequests(f"{self._most} requests are waiting for an answer already")
         self._next += 1
         self._open[self._next] = call
         return b"%d" % self._next

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import Any, NamedTuple, Protocol
 
-import msgspec
+from msgspec import UNSET, Raw
 
 from agentd.acp import envelope, methods
 from agentd.acp.envelope import Envelope
@@ -20,6 +20,7 @@ from agentd.acp.stream import FrameStream, gone
 from agentd.config import Limits
 from agentd.errors import (
     AgentdError,
+    AgentRefused,
     ClientGone,
     FrameTooLarge,
     InvalidArgs,
@@ -30,7 +31,7 @@ from agentd.errors import (
 )
 from agentd.log import Context
 from agentd.systemd.events import Event
-from agentd.worker.calls import Call, Calls
+from agentd.worker.calls import MOST, Call, Calls
 from agentd.worker.hello import NOBODY, Hello
 from agentd.worker.router import Router
 from agentd.worker.session import Prompt, Session
@@ -50,6 +51,15 @@ class Request(NamedTuple):
     params: dict[str, Any]
     frame: bytes
 
+    async def put_to(self, router: Router, frame: bytes = b"") -> bytes:
+        """The agent's answer to it, or to another frame in its place. Raises AgentRefused, or ours."""
+        try:
+            return await router.agent.pass_on(
+                frame or self.frame, self.method, owner=self.client, raw_id=self.raw_id
+            )
+        except AgentRefused as exc:
+            raise AgentRefused(exc.message, router.to_public(exc.answer)) from None
+
     @property
     def session_id(self) -> str:
         """Raises InvalidArgs."""
@@ -65,7 +75,7 @@ class Reply:
 
 SENT = Reply()
 Handler = Callable[[Request], Awaitable[Any]]
-"""Returns the result, or SENT. Raises AgentdError."""
+"""Returns the result, the bytes of a whole answer, or SENT. Raises AgentdError."""
 
 
 class House(Protocol):
@@ -213,6 +223,8 @@ class Client:
 
     def _request(self, line: bytes, message: Envelope) -> None:
         method = str(message.method)
+        if self._owed > MOST:
+            raise TooManyRequests(f"{MOST} requests are waiting for an answer already")
         if method in methods.STARTS_WORK:
             self._house.admit_work(method)
         if method == methods.SESSION_PROMPT:
@@ -233,9 +245,11 @@ class Client:
 
     async def _handle(self, handler: Handler, request: Request) -> None:
         try:
-            result = await handler(request)
-            if result is not SENT:
-                self.reply(envelope.result(request.raw_id, result))
+            answer = await handler(request)
+            if isinstance(answer, bytes):
+                self.reply(answer)
+            elif answer is not SENT:
+                self.reply(envelope.result(request.raw_id, answer))
         except AgentdError as exc:
             self.reply(envelope.failure(request.raw_id, exc))
 
@@ -257,7 +271,9 @@ class Client:
     def _send_on(self, router: Router, session: Session | None, line: bytes, message: Envelope) -> None:
         method = str(message.method)
         frame = session.to_agent(line, method) if session else line
-        router.agent.request(frame, Call(self, message.raw_id, method, message.session, self))
+        router.agent.request(
+            frame, Call(Passing(self, router), message.raw_id, method, message.session, self)
+        )
 
     def _notification(self, line: bytes, message: Envelope) -> None:
         if message.method == methods.CANCEL_REQUEST:
@@ -286,8 +302,19 @@ class Client:
         call = self._asked.settle(message.raw_id)
         if call is None:
             self._log.debug("answered a request that nobody waits for")
-        else:
-            call.asker.answer(call, envelope.with_id(line, call.raw_id))
+            return
+        if message.error is not UNSET and any(each.native != each.id for each in self.sessions.values()):
+            line = envelope.with_member(line, "error", self._native_error(Raw(bytes(message.error))))
+        call.asker.answer(call, envelope.with_id(line, call.raw_id))
+
+    def _native_error(self, error: Raw) -> Raw | dict[str, Any]:
+        """An error that may name a session, for its agent."""
+        told = envelope.value(error)
+        match told:
+            case {"data": {"sessionId": str(public)} as data} if public in self.sessions:
+                data["sessionId"] = self.sessions[public].native
+                return dict(told)
+        return error
 
     def _session(self, session_id: str | None) -> Session:
         session = self.sessions.get(session_id or "")
@@ -334,14 +361,6 @@ class Client:
         self._owed -= 1
         self._finish_if_done()
 
-    def answer(self, call: Call, frame: bytes) -> None:
-        """The agent's answer to what was passed on unseen (Asker)."""
-        session = self.sessions.get(call.session or "")
-        self.reply(session.error_to_client(frame) if session else frame)
-
-    def fail(self, call: Call, error: AgentdError) -> None:
-        self.reply(envelope.failure(call.raw_id, error))
-
     # What agents want of it
 
     def can(self, method: str) -> bool:
@@ -352,17 +371,15 @@ class Client:
             raise ClientGone("the client has gone")
         self.send(envelope.with_id(frame, self._asked.issue(call)))
 
-    def retract(self, owner: object, raw_id: bytes) -> None:
-        if known := self._tell_withdrawn(owner, raw_id):
+    def retract(self, owner: object, raw_id: bytes, notice: bytes) -> None:
+        if known := self.withdraw(owner, raw_id, notice):
             self._asked.settle(known)
 
-    def withdraw(self, owner: object, raw_id: bytes) -> None:
-        self._tell_withdrawn(owner, raw_id)
-
-    def _tell_withdrawn(self, owner: object, raw_id: bytes) -> bytes | None:
+    def withdraw(self, owner: object, raw_id: bytes, notice: bytes) -> bytes | None:
+        """Pass `$/cancel_request` on, under the id the client knows the request by, which is returned."""
         known = self._asked.id_of(owner, raw_id)
         if known is not None:
-            self.send(envelope.notification(methods.CANCEL_REQUEST, {"requestId": msgspec.Raw(known)}))
+            self.send(envelope.with_param(notice, "requestId", known))
         return known
 
     # Pace
@@ -425,6 +442,19 @@ class Client:
         """Close once everything it has asked for is answered and it wants nothing more."""
         if self._stream.at_end and not self._owed and not self._backlog:
             self._stream.finish()
+
+
+class Passing(NamedTuple):
+    """A client's request that was passed on to an agent unseen (Asker)."""
+
+    client: Client
+    router: Router
+
+    def answer(self, call: Call, frame: bytes) -> None:
+        self.client.reply(self.router.to_public(frame))
+
+    def fail(self, call: Call, error: AgentdError) -> None:
+        self.client.reply(envelope.failure(call.raw_id, error))
 
 
 class Terminal(Protocol):

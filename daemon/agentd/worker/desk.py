@@ -16,7 +16,7 @@ from agentd.worker.hello import PROBE, Hello
 from agentd.worker.opening import AUTH_REQUIRED, Opening, code_of
 from agentd.worker.opening import House as OpeningHouse
 from agentd.worker.router import Router
-from agentd.worker.session import Session
+from agentd.worker.session import Session, rewritten
 
 
 class House(OpeningHouse, Protocol):
@@ -118,11 +118,10 @@ class Desk:
 
     async def _agents_list(self, request: Request, router: Router) -> dict[str, Any]:
         """An agent's own list, with the paths of outside."""
-        inside = dict(request.params)
-        translate.to_agent(methods.SESSION_LIST, inside, self._house.paths)
-        result = envelope.value(
-            await router.agent.ask(methods.SESSION_LIST, inside, owner=request.client, raw_id=request.raw_id)
+        inside = rewritten(
+            request.frame, lambda params: translate.to_agent(request.method, params, self._house.paths)
         )
+        result = envelope.result_of(await request.put_to(router, inside))
         translate.result_to_client(methods.SESSION_LIST, result, self._house.paths)
         return result if isinstance(result, dict) else {}
 
@@ -164,19 +163,12 @@ class Desk:
             raise NoSuchSession(
                 f"no session {request.session_id} is known here", sessionId=request.session_id
             )
-        return await router.agent.ask(
-            request.method, request.params, owner=request.client, raw_id=request.raw_id
-        )
+        return await request.put_to(router)
 
-    async def _ask(self, request: Request, session: Session) -> Any:
-        """Ask the session's agent what the client has asked."""
+    async def _ask(self, request: Request, session: Session) -> bytes:
+        """The answer of the session's agent to what the client has asked."""
         router = await self._house.alive(session)
-        return await router.agent.ask(
-            request.method,
-            {**request.params, "sessionId": session.native},
-            owner=request.client,
-            raw_id=request.raw_id,
-        )
+        return await request.put_to(router, session.to_agent(request.frame, request.method))
 
     def _open_session(self, request: Request) -> Session:
         session = request.client.sessions.get(request.session_id)
@@ -189,12 +181,12 @@ class Desk:
 
     async def _set_mode(self, request: Request) -> Any:
         session = self._open_session(request)
-        result = await self._ask(request, session)
+        answer = await self._ask(request, session)
         mode = request.params.get("modeId")
         if isinstance(mode, str):
             session.facts.enter(mode)
             session.say({"sessionUpdate": "current_mode_update", "currentModeId": mode}, but=request.client)
-        return result
+        return answer
 
     async def _set_option(self, request: Request) -> Any:
         session = self._open_session(request)
@@ -204,55 +196,50 @@ class Desk:
                 return await self._pick_agent(request, session, value)
             if option == aggregate.MODEL_OPTION and self._house.selects_models:
                 return await self._pick_model(request, session, value)
-        result = await self._ask(request, session)
-        return self._with_options(request, session, result)
+        return self._with_options(request, session, await self._ask(request, session))
 
-    def _with_options(self, request: Request, session: Session, raw: Any) -> Any:
+    def _with_options(self, request: Request, session: Session, answer: bytes) -> bytes:
         """The answer with the complete list of options, of which everybody else hears too."""
-        result = envelope.value(raw)
+        result = envelope.result_of(answer)
         if not isinstance(result, dict):
-            return raw
+            return answer
         session.facts.take_options(result)
         if (options := session.facts.shown_options()) is not None:
             session.say(
                 {"sessionUpdate": "config_option_update", "configOptions": options}, but=request.client
             )
-        return raw if session.facts.picker is None else result
+        return answer if session.facts.picker is None else envelope.with_member(answer, "result", result)
 
     async def _pick_agent(self, request: Request, session: Session, name: str) -> Any:
         if name not in [card.name for card in self._house.catalog.cards]:
             there = [card.name for card in self._house.catalog.cards]
             raise NoSuchAgent(f"there is no agent {name} here; there are: {', '.join(there)}", agents=there)
         await self._opening.move(session, name)
-        return self._with_options(request, session, _options(session))
+        return self._with_options(request, session, _options(request, session))
 
     async def _pick_model(self, request: Request, session: Session, value: str) -> Any:
         name, model = aggregate.split(value)
         await self._pick_agent(request, session, name)
         own = aggregate.find_model(session.facts.options or [])
         if not model or own is None or own.get("currentValue") == model:
-            return self._with_options(request, session, _options(session))
-        params = {"sessionId": session.native, "configId": own.get("id"), "value": model}
+            return self._with_options(request, session, _options(request, session))
+        chosen = {**request.params, "sessionId": session.native, "configId": own.get("id"), "value": model}
         router = await self._house.alive(session)
-        raw = await router.agent.ask(
-            methods.SESSION_SET_CONFIG_OPTION, params, owner=request.client, raw_id=request.raw_id
-        )
-        return self._with_options(request, session, raw)
+        answer = await request.put_to(router, envelope.with_member(request.frame, "params", chosen))
+        return self._with_options(request, session, answer)
 
     # Logging in
 
     async def _authenticate(self, request: Request) -> Any:
         """For an agent that is named in the method, where the connection has named none."""
         client, method = request.client, request.params.get("methodId")
+        if client.agent_name:
+            return await request.put_to(await self._house.router_of(client, None))
         if not isinstance(method, str):
             raise InvalidArgs("authenticate needs a methodId, which is a string")
-        router, its = await self._house.router_of(client, None), method
-        if not client.agent_name:
-            name, _, its = method.partition("/")
-            router = self._engaged(client, name)
-        return await router.agent.ask(
-            methods.AUTHENTICATE, {**request.params, "methodId": its}, owner=client, raw_id=request.raw_id
-        )
+        name, _, its = method.partition("/")
+        frame = envelope.with_param(request.frame, "methodId", envelope.encode(its))
+        return await request.put_to(self._engaged(client, name), frame)
 
     # What there is
 
@@ -270,12 +257,11 @@ class Desk:
             with router.opening():
                 greeting = await router.greeted()
                 try:
-                    raw = await router.agent.ask(methods.SESSION_NEW, {"cwd": cwd, "mcpServers": []})
+                    result = await router.agent.ask(methods.SESSION_NEW, {"cwd": cwd, "mcpServers": []})
                 except AgentRefused as exc:
                     if code_of(exc) != AUTH_REQUIRED:
                         raise
                     return Found(greeting, None, exc.message)
-                result = envelope.value(raw)
                 options = result.get("configOptions") if isinstance(result, dict) else None
                 return Found(greeting, options if isinstance(options, list) else [], "")
         finally:
@@ -289,9 +275,9 @@ def _merged(ours: dict[str, Any], theirs: dict[str, Any]) -> dict[str, Any]:
     return {**ours, **theirs, "sessionId": ours["sessionId"], "_meta": both}
 
 
-def _options(session: Session) -> bytes:
+def _options(request: Request, session: Session) -> bytes:
     """A session's own options as an agent would answer them."""
-    return envelope.encode({"configOptions": session.facts.options or []})
+    return envelope.result(request.raw_id, {"configOptions": session.facts.options or []})
 
 
 def _report(card: Card, is_default: bool) -> AgentReport:

@@ -13,6 +13,8 @@ from agentd.worker.hello import Hello
 TITLE = 80
 """Characters of a title that is made of the first prompt."""
 
+KEPT = ("sessionId", "modes", "configOptions")
+
 Picker = Callable[[str, list[Any]], list[Any]]
 """Adds the choice of agents to the options of one agent."""
 
@@ -30,6 +32,8 @@ class Facts:
         self.modes: Any = None
         self.options: list[Any] | None = None
         """The agent's own, without ours."""
+        self.rest: dict[str, Any] = {}
+        """What else it has answered, which somebody else may understand."""
         self.title: str | None = None
         self.updated = time.time()
         """When it was last used, in Unix time."""
@@ -37,6 +41,7 @@ class Facts:
     def learn(self, result: dict[str, Any]) -> None:
         """Take the answer to session/new, load or resume, and add our option to it."""
         self.modes = result.get("modes", self.modes)
+        self.rest |= {name: value for name, value in result.items() if name not in KEPT}
         self.take_options(result)
 
     def take_options(self, told: dict[str, Any]) -> None:
@@ -80,7 +85,7 @@ class Facts:
 
     def loaded(self) -> dict[str, Any]:
         """The answer to session/load or session/resume of a session that is alive."""
-        answer: dict[str, Any] = {}
+        answer = dict(self.rest)
         if self.modes is not None:
             answer["modes"] = self.modes
         if (options := self.shown_options()) is not None:

@@ -4,8 +4,6 @@
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
-from msgspec import Raw
-
 from agentd.acp import envelope, methods
 from agentd.config import Limits
 from agentd.errors import AgentdError, AgentFailed, AgentFixed, AgentRefused, NoSuchSession
@@ -16,7 +14,7 @@ from agentd.worker.facts import Facts, Picker
 from agentd.worker.hello import Hello
 from agentd.worker.pathmap import PathMap
 from agentd.worker.router import Router
-from agentd.worker.session import Session
+from agentd.worker.session import Session, rewritten
 
 AUTH_REQUIRED = -32000
 
@@ -75,8 +73,7 @@ class Opening:
         router = self._engage(facts, client.uid, by=client)
         client.bind(router)
         with self._house.place_for_session(), router.opening():
-            result = await self._ask_new(router, facts, request)
-            await self._enter(request, router, facts, result)
+            await self._enter(request, router, facts, await self._ask_new(router, facts, request))
         return SENT
 
     async def fork(self, request: Request) -> Reply:
@@ -87,30 +84,30 @@ class Opening:
                 "only a session that is alive here can be forked", sessionId=request.session_id
             )
         facts = Facts(parent.facts.agent, parent.facts.hello, _origin(request), parent.facts.picker)
-        inside = {**self._inside(methods.SESSION_FORK, request.params), "sessionId": parent.native}
+        inside = self._inside(request.method, request.frame, facts, session_id=parent.native)
         with self._house.place_for_session(), parent.router.opening():
-            raw = await parent.router.agent.ask(
-                methods.SESSION_FORK, inside, owner=client, raw_id=request.raw_id
-            )
-            await self._enter(request, parent.router, facts, raw)
+            answer = await request.put_to(parent.router, inside)
+            await self._enter(request, parent.router, facts, answer)
         return SENT
 
-    async def _ask_new(self, router: Router, facts: Facts, request: Request | None = None) -> Raw:
-        """Have the agent make a session; what that tells of the agent is noted."""
-        inside = self._inside(methods.SESSION_NEW, facts.params)
-        owner, raw_id = (request.client, request.raw_id) if request else (None, envelope.NULL)
+    async def _ask_new(self, router: Router, facts: Facts, request: Request | None = None) -> bytes:
+        """Have the agent make a session; what that tells of the agent is noted. Returns its answer."""
         await router.greeted()
+        frame = request.frame if request else envelope.request(0, methods.SESSION_NEW, facts.params)
+        inside = self._inside(methods.SESSION_NEW, frame, facts)
         try:
-            return await router.agent.ask(methods.SESSION_NEW, inside, owner=owner, raw_id=raw_id)
+            if request is not None:
+                return await request.put_to(router, inside)
+            return await router.agent.pass_on(inside, methods.SESSION_NEW)
         except AgentRefused as exc:
             if code_of(exc) == AUTH_REQUIRED:
                 self._house.catalog.refused(facts.agent, exc.message)
             raise
 
-    async def _enter(self, request: Request, router: Router, facts: Facts, raw: Raw) -> None:
+    async def _enter(self, request: Request, router: Router, facts: Facts, answer: bytes) -> None:
         """Answer the client and let it in, in one go: nothing can come between."""
         client = request.client
-        result, native = _made(raw, facts.agent)
+        result, native = _made(answer, facts.agent)
         session = self._house.admit(native, facts, client.uid)
         session.settle_in(router, native)
         before = envelope.encode(result)
@@ -120,8 +117,7 @@ class Opening:
         if client.gone:
             await self._house.drop(session)
             return
-        same = envelope.encode(result) == before
-        client.reply(envelope.result(request.raw_id, raw if same else result))
+        client.reply(_with_result(answer, result, before))
         client.enter(session, replay=False)
         router.release(native)
 
@@ -161,19 +157,18 @@ class Opening:
         session.set_out()
         session.settle_in(router, session.native)  # what else is asked of it goes to this agent too
         request.client.enter(session, replay=False)
-        inside = {**self._inside(request.method, request.params), "sessionId": session.native}
+        inside = self._inside(request.method, request.frame, session.facts, session_id=session.native)
         try:
-            raw = await router.agent.ask(request.method, inside, owner=request.client, raw_id=request.raw_id)
+            answer = await request.put_to(router, inside)
         except AgentdError:
             session.leave_agent()
             await self._house.drop(session)
             raise
-        result = envelope.value(raw)
+        result = envelope.result_of(answer)
         before = envelope.encode(result)
         if isinstance(result, dict):
             session.facts.learn(result)
-        same = envelope.encode(result) == before
-        request.client.reply(envelope.result(request.raw_id, raw if same else result))
+        request.client.reply(_with_result(answer, result, before))
         session.revived(router, session.native)
 
     # Another agent
@@ -229,8 +224,7 @@ class Opening:
                     return await self._recall_by(method, session, router)
                 except AgentRefused as exc:
                     session.log.warning("%s does not know the session any more: %s", router.agent.name, exc)
-        raw = await self._ask_new(router, session.facts)
-        result, native = _made(raw, session.facts.agent)
+        result, native = _made(await self._ask_new(router, session.facts), session.facts.agent)
         session.facts.learn(result)
         session.say(
             {
@@ -241,17 +235,19 @@ class Opening:
         return native
 
     async def _recall_by(self, method: str, session: Session, router: Router) -> str:
-        inside = {**self._inside(method, session.facts.params), "sessionId": session.native}
+        frame = envelope.request(0, method, session.facts.params)
+        inside = self._inside(method, frame, session.facts, session_id=session.native)
         if method == methods.SESSION_LOAD:  # until it answers, it says again what was said
             router.house(session.native, session)
             session.muted = True
         try:
-            result = envelope.value(await router.agent.ask(method, inside, on_answer=session.unmute))
+            answer = await router.agent.pass_on(inside, method, on_answer=session.unmute)
         except AgentdError:
             router.left(session)
             raise
         finally:
             session.unmute()
+        result = envelope.result_of(answer)
         if isinstance(result, dict):
             session.facts.learn(result)
         return session.native
@@ -265,11 +261,18 @@ class Opening:
         hello = facts.hello if shared else facts.hello.without_host()
         return self._house.engage(facts.agent, uid, hello, by=by)
 
-    def _inside(self, method: str, params: dict[str, Any]) -> dict[str, Any]:
-        """The params of a session with the container's paths. Raises UnmappedPath."""
-        inside: dict[str, Any] = envelope.value(envelope.encode(params))
-        translate.to_agent(method, inside, self._house.paths, workdir=self._house.workdir(params))
-        return inside
+    def _inside(self, method: str, frame: bytes, facts: Facts, *, session_id: str = "") -> bytes:
+        """A request with the container's paths, and the agent's name of the session. Raises UnmappedPath."""
+
+        def change(params: dict[str, Any]) -> bool:
+            workdir = self._house.workdir(facts.params)
+            moved = translate.to_agent(method, params, self._house.paths, workdir=workdir)
+            renamed = bool(session_id) and params.get("sessionId") != session_id
+            if renamed:
+                params["sessionId"] = session_id
+            return moved or renamed
+
+        return rewritten(frame, change)
 
 
 def _origin(request: Request) -> dict[str, Any]:
@@ -288,13 +291,18 @@ async def _can_reopen(router: Router, method: str) -> bool:
 
 
 def code_of(error: AgentRefused) -> object:
-    refused = envelope.value(error.raw)
+    refused = envelope.value(envelope.members(error.answer).get("error", envelope.NULL))
     return refused.get("code") if isinstance(refused, dict) else None
 
 
-def _made(raw: Raw, agent: str) -> tuple[dict[str, Any], str]:
-    """The answer to session/new or fork, and the agent's name for the session."""
-    result = envelope.value(raw)
+def _with_result(answer: bytes, result: Any, before: bytes) -> bytes:
+    """The answer with this result; the same bytes where it is as it was before."""
+    return answer if envelope.encode(result) == before else envelope.with_member(answer, "result", result)
+
+
+def _made(answer: bytes, agent: str) -> tuple[dict[str, Any], str]:
+    """The result of session/new or fork, and the agent's name for the session."""
+    result = envelope.result_of(answer)
     match result:
         case {"sessionId": str(native)}:
             return result, native

@@ -17,6 +17,8 @@ Decision = Literal["ask", "allow", "reject"]
 CHOICES = {"allow": ("allow_once",), "reject": ("reject_once", "reject_always")}
 """The kinds of option a policy may choose: it never allows more than this once."""
 
+NOTICE = envelope.notification(methods.CANCEL_REQUEST, {"requestId": None})
+
 
 class Addressee(Protocol):
     """Whoever may be asked."""
@@ -24,8 +26,8 @@ class Addressee(Protocol):
     def ask(self, frame: bytes, call: Call) -> None:
         """Send a request; the call is answered or failed, unless it is retracted. Raises AgentdError."""
 
-    def retract(self, owner: object, raw_id: bytes) -> None:
-        """Take a request of this owner's back, if it is still open: its answer is not wanted any more."""
+    def retract(self, owner: object, raw_id: bytes, notice: bytes) -> None:
+        """Take a request of this owner's back, if it is still open, by a `$/cancel_request`."""
 
 
 class Question:
@@ -59,7 +61,7 @@ class Question:
         """Ask a client too, or once more. One that cannot be asked now is left out."""
         if client in self._asked:
             self._asked.remove(client)
-            client.retract(self, self.raw_id)
+            client.retract(self, self.raw_id, NOTICE)
         method, copy = methods.REQUEST_PERMISSION, Copy(self, client)
         try:
             client.ask(self._frame, Call(copy, self.raw_id, method, self._call.session, self))
@@ -110,22 +112,22 @@ class Question:
         self._settle(envelope.result(self.raw_id, {"outcome": {"outcome": "selected", "optionId": option}}))
         return True
 
-    def cancel(self) -> None:
-        """Nobody is to decide this any more; the agent does not get it."""
-        self._settle(envelope.result(self.raw_id, {"outcome": {"outcome": "cancelled"}}))
+    def cancel(self, notice: bytes = b"") -> None:
+        """Nobody is to decide this any more, as `notice` says; the agent does not get it."""
+        self._settle(envelope.result(self.raw_id, {"outcome": {"outcome": "cancelled"}}), notice)
 
-    def _settle(self, frame: bytes) -> None:
+    def _settle(self, frame: bytes, notice: bytes = b"") -> None:
         if self.settled:
             return
-        self.close()
+        self.close(notice)
         self._agent.answer(self._call, frame)
 
-    def close(self) -> None:
+    def close(self, notice: bytes = b"") -> None:
         """The agent is no longer there to be answered, or has been; who was asked need not answer."""
         self.settled = True
         self._disarm()
         for client in self._asked:
-            client.retract(self, self.raw_id)
+            client.retract(self, self.raw_id, notice or NOTICE)
         self._on_settled(self)
 
     def _disarm(self) -> None:

@@ -34,8 +34,8 @@ class Listener(Protocol):
 
     def ask(self, frame: bytes, call: Call) -> None: ...
 
-    def withdraw(self, owner: object, raw_id: bytes) -> None:
-        """Tell it that the owner would like to take a request back."""
+    def withdraw(self, owner: object, raw_id: bytes, notice: bytes) -> bytes | None:
+        """Tell it that the owner would like to take a request back, by this `$/cancel_request`."""
 
     def hold(self, reason: str, held: bool) -> None:
         """Stop or go on taking what it sends."""
@@ -59,7 +59,7 @@ class Room(Protocol):
 
     def asked(self, frame: bytes, call: Call) -> None: ...
 
-    def withdrawn(self, raw_id: bytes) -> bool: ...
+    def withdrawn(self, raw_id: bytes, notice: bytes) -> bool: ...
 
     def agent_left(self) -> None: ...
 
@@ -173,7 +173,7 @@ class Router:
     async def greet(self, params: dict[str, Any]) -> dict[str, Any]:
         """Introduce a client; nothing else is said until the agent has answered. Raises why it has not."""
         try:
-            greeting = envelope.value(await self.agent.introduce(params))
+            greeting = await self.agent.introduce(params)
             if not isinstance(greeting, dict):
                 raise AgentFailed(f"{self.agent.name} answered initialize with something else")
         except AgentdError as exc:
@@ -293,9 +293,9 @@ class Router:
 
     def withdrawn(self, frame: bytes, message: Envelope) -> None:
         raw_id = message.params.raw_request_id if message.params else b""
-        if not any(room.withdrawn(raw_id) for room in list(self.rooms)):
+        if not any(room.withdrawn(raw_id, frame) for room in list(self.rooms)):
             for client in self.audience:
-                client.withdraw(self.agent, raw_id)
+                client.withdraw(self.agent, raw_id, frame)
 
     def hung(self, call: Call, error: AgentdError) -> None:
         """Ended, unless others have turns in it: then only this call is given up, and the rest later."""
@@ -355,8 +355,10 @@ class Router:
                 changed |= native != named[key]
         return changed
 
-    def with_public_error(self, frame: bytes) -> bytes:
-        """An answer whose error may name a session."""
+    def to_public(self, frame: bytes) -> bytes:
+        """An answer, whose error may name a session."""
+        if not self.renames or b'"error"' not in frame:
+            return frame
         fields = envelope.members(frame)
         error = envelope.value(fields.get("error", envelope.NULL))
         if not isinstance(error, dict) or not self.make_public(error.get("data")):

@@ -227,7 +227,8 @@ class Session:
 
     def answer(self, call: Call, frame: bytes) -> None:
         """The agent has answered the prompt (Asker)."""
-        self._end_turn(self.error_to_client(frame), envelope.stop_reason(frame) or "error")
+        frame = self.router.to_public(frame) if self.router is not None else frame
+        self._end_turn(frame, envelope.stop_reason(frame) or "error")
 
     def fail(self, call: Call, error: AgentdError) -> None:
         """The agent will not answer it (Asker); to whoever has cancelled it, that is just as well."""
@@ -248,7 +249,7 @@ class Session:
         if self.state not in (State.CLOSED, State.RESUMING):
             self.state = State.IDLE
             self._next()
-        if self.router is not None and not self.clients:
+        if self.router is not None and (self.router.retired or not self.clients):
             self.router.settle()
         self._house.changed()
 
@@ -378,11 +379,11 @@ class Session:
         except AgentdError as exc:
             call.asker.fail(call, exc)
 
-    def withdrawn(self, raw_id: bytes) -> bool:
+    def withdrawn(self, raw_id: bytes, notice: bytes) -> bool:
         """The agent does not want a permission any more. Returns whether it had asked here."""
         for question in self._questions:
             if question.raw_id == raw_id:
-                question.cancel()
+                question.cancel(notice)
                 return True
         return False
 
@@ -446,12 +447,6 @@ class Session:
     def _inward(self, method: str, params: dict[str, Any]) -> bool:
         params["sessionId"] = self.native
         return translate.to_agent(method, params, self._house.paths) or self.native != self.id
-
-    def error_to_client(self, frame: bytes) -> bytes:
-        """An answer of the agent's as clients must see it: an error may name the session."""
-        if not self._is_rewritten or self.router is None or b'"error"' not in frame:
-            return frame
-        return self.router.with_public_error(frame)
 
     def _to_client(self, line: bytes, method: str) -> bytes:
         return rewritten(line, lambda params: self._outward(method, params))

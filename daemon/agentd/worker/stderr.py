@@ -2,10 +2,10 @@
 """An agent's stderr: always read, line by line into the log, with its last lines kept for error messages."""
 
 import asyncio
-import os
 from collections import deque
 
 from agentd.log import Context, Redactor
+from agentd.pipes import reading_end
 from agentd.systemd.events import Event
 
 LINE_BYTES = 4096
@@ -24,7 +24,7 @@ class Stderr(asyncio.Protocol):
 
     async def over_pipe(self, read_fd: int) -> None:
         loop = asyncio.get_running_loop()
-        self._transport, _ = await loop.connect_read_pipe(lambda: self, os.fdopen(read_fd, "rb", 0))
+        self._transport, _ = await loop.connect_read_pipe(lambda: self, reading_end(read_fd))
 
     @property
     def tail(self) -> str:
