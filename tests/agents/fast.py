@@ -12,7 +12,7 @@ import os
 import select
 
 CHUNK = 1 << 18
-SESSIONS = (f"s{number}" for number in itertools.count(1))
+SESSIONS = (f"{os.getpid()}-{number}" for number in itertools.count(1))
 
 
 class Turn:

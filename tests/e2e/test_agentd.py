@@ -64,7 +64,9 @@ class Editor:
 
     def open(self) -> "Editor":
         self.call("initialize", {"protocolVersion": 1, "clientCapabilities": {}})
-        self.session = self.call("session/new", {"cwd": "/", "mcpServers": []})["result"]["sessionId"]
+        self.session = self.call("session/new", {"cwd": "/srv/agents", "mcpServers": []})["result"][
+            "sessionId"
+        ]
         return self
 
     def prompt(self, *script: str) -> int:
@@ -169,7 +171,7 @@ async def sdk_turns(command: list[str], between: Any) -> tuple[list[str], list[s
     await connection.initialize(
         protocol_version=acp.PROTOCOL_VERSION, client_capabilities=ClientCapabilities()
     )
-    session = await connection.new_session(cwd="/", mcp_servers=[])
+    session = await connection.new_session(cwd="/srv/agents", mcp_servers=[])
     reasons = []
     for text in ("first", "second"):
         done = await connection.prompt(session_id=session.session_id, prompt=[acp.text_block(text)])

@@ -72,6 +72,13 @@ class Client:
     def ask(self, frame: bytes, call: Call) -> None:
         self.asked.append(json.loads(frame))
 
+    def cork(self) -> None:
+        self.corked = True
+
+    def uncork(self) -> None:
+        assert self.corked
+        self.corked = False
+
     def withdraw(self, owner: object, raw_id: bytes, notice: bytes) -> None:
         self.withdrawn.append(raw_id)
 

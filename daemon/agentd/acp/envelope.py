@@ -126,9 +126,9 @@ def decode_block(block: bytes) -> list[Envelope] | None:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
     # decode_lines takes "{}{}" for two messages, and one on two lines for one: every line must be an object
-    lines = block.count(b"\n")
-    alike = block.startswith(b"{") and block.count(b"\n{") == lines - 1 and block.count(b"}\n") == lines
-    return messages if alike and len(messages) == lines else None
+    whole = block.startswith(b"{") and block.endswith(b"}\n") and block.count(b"\n") == len(messages)
+    apart = whole and (len(messages) == 1 or block.count(b"}\n{") == len(messages) - 1)
+    return messages if apart else None
 
 
 def _decode_loosely(frame: bytes) -> Envelope:

@@ -12,6 +12,7 @@ import queue
 import re
 import sys
 import threading
+import time
 from collections.abc import Callable, Mapping
 from typing import Any, TextIO
 
@@ -20,6 +21,7 @@ LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNI
 LEVEL_VARIABLE = "AGENTD_LOG"
 QUEUE_MAX = 10_000
 CLOSE_TIMEOUT = 2.0
+BREATH_SEC = 0.01
 
 Send = Callable[..., object]
 
@@ -146,9 +148,16 @@ class Background(logging.Handler):
     def _run(self) -> None:
         while (record := self._queue.get()) is not None:
             self._target.handle(record)
-            if self._dropped and self._queue.empty():
-                dropped, self._dropped = self._dropped, 0
-                self._target.handle(_drops(dropped))
+            if self._queue.empty():
+                self._own_up()
+                time.sleep(
+                    BREATH_SEC
+                )  # not to be woken for each record of many: whoever logs has work to do
+
+    def _own_up(self) -> None:
+        if self._dropped:
+            dropped, self._dropped = self._dropped, 0
+            self._target.handle(_drops(dropped))
 
 
 def _drops(count: int) -> logging.LogRecord:

@@ -23,6 +23,7 @@ from agentd.errors import (
     AgentRefused,
     ClientGone,
     FrameTooLarge,
+    Internal,
     InvalidArgs,
     InvalidRequest,
     NoSuchSession,
@@ -126,6 +127,7 @@ class Client:
         most = house.limits.client_buffer_bytes
         self._stream = FrameStream(self, house.limits.frame_bytes, min(SLOW_BYTES, most))
         self._asked = Calls()
+        self._corked: list[bytes] | None = None
         self._owed = 0
         self._at_work: dict[bytes, asyncio.Task[None]] = {}
         self._backlog: deque[bytes] = deque()
@@ -252,6 +254,10 @@ class Client:
                 self.reply(envelope.result(request.raw_id, answer))
         except AgentdError as exc:
             self.reply(envelope.failure(request.raw_id, exc))
+        except Exception:  # whatever broke, it is waiting for an answer
+            error = Internal(f"{request.method} failed inside agentd; the journal says where")
+            self.reply(envelope.failure(request.raw_id, error))
+            raise
 
     def _forward(self, line: bytes, message: Envelope) -> None:
         session = self._session_of(message)
@@ -349,11 +355,23 @@ class Client:
 
     def relay(self, run: bytes) -> None:
         """Lines that are for it, as they are."""
+        if self._corked is not None:
+            self._corked.append(run)
+            return
         if not self.slow:
             self._run_in_hand = len(run)  # however large it is, a client may take its time over one
         self._stream.write(run)
         if self.slow and self._stream.unsent > self._house.limits.client_buffer_bytes + self._run_in_hand:
             self._overflow()
+
+    def cork(self) -> None:
+        """Many small runs are about to come: send them as one, when `uncork` says that this is all."""
+        self._corked = []
+
+    def uncork(self) -> None:
+        runs, self._corked = self._corked, None
+        if runs:
+            self.relay(b"".join(runs))
 
     def reply(self, frame: bytes) -> None:
         """Send an answer it is owed."""

@@ -31,6 +31,9 @@ class House(OpeningHouse, Protocol):
 
     async def router_of(self, client: Client, session: Session | None) -> Router: ...
 
+    def acquainted(self, name: str, uid: int, hello: Hello) -> Router | None:
+        """An agent that has greeted such a client already."""
+
     def forget(self, session: Session) -> None: ...
 
     def visible_sessions(self, client: Client) -> list[Session]: ...
@@ -71,7 +74,8 @@ class Desk:
 
     async def _transparent(self, client: Client) -> dict[str, Any]:
         """The agent's own answer, with what the hub adds."""
-        greeting = dict(await self._engaged(client, client.agent_name).greeted())
+        known = self._house.acquainted(client.agent_name, client.uid, client.hello)
+        greeting = dict(await (known or self._engaged(client, client.agent_name)).greeted())
         greeting["agentCapabilities"] = aggregate.with_hubs_own(greeting.get("agentCapabilities"))
         card = Card(client.agent_name, greeting=greeting)
         if aggregate.declared_methods(greeting):

@@ -14,7 +14,7 @@ from agentd import link, runtimes
 from agentd.acp import envelope, methods
 from agentd.acp.extensions import SharedPath, SharedPaths
 from agentd.acp.stream import refuse
-from agentd.config import Configuration, Limits, secrets
+from agentd.config import Agent, Configuration, Limits, secrets
 from agentd.errors import (
     AgentdError,
     AgentFailed,
@@ -186,13 +186,26 @@ class Hub:
         """
         name, agent = self.configuration.agent_of(self.place.container.name, name)
         alone = apart or agent.isolation == "session"
-        entry = self.configuration.containers.get(self.place.container.name)
-        key = (name, uid, hello.fingerprint, agent, entry)
+        key = self._key(name, uid, hello, agent)
         for router in () if apart else self._routers:
             free = router.is_unused and by in router.bound if alone else True
             if router.key == key and router.agent.alive and not router.retired and free:
                 return router
         return self._hire(name, object() if apart else key, hello)
+
+    def acquainted(self, name: str, uid: int, hello: Hello) -> Router | None:
+        """An agent that has greeted such a client, where each session has its own: no need for one more."""
+        name, agent = self.configuration.agent_of(self.place.container.name, name)
+        if agent.isolation != "session":
+            return None
+        wanted = self._key(name, uid, hello, agent)
+        alive = (each for each in self._routers if each.key == wanted and each.agent.alive)
+        return next((each for each in alive if each.has_greeted), None)
+
+    def _key(self, name: str, uid: int, hello: Hello, agent: Agent) -> object:
+        """What sessions must have in common to share an agent."""
+        entry = self.configuration.containers.get(self.place.container.name)
+        return name, uid, hello.fingerprint, agent, entry
 
     def _hire(self, name: str, key: object, hello: Hello) -> Router:
         if self._closed:

@@ -29,6 +29,8 @@ class PathMap:
         self._pairs = tuple(dict.fromkeys((host, inside) for host, inside in given if host and inside))
         self._by_host = sorted(self._pairs, key=lambda pair: len(pair[0]), reverse=True)
         self._by_inside = sorted(self._pairs, key=lambda pair: len(pair[1]), reverse=True)
+        self.same = all(host == inside for host, inside in self._pairs)
+        """Whether no path changes. Some may still have to be refused, unless it `is_everything`."""
         self.is_everything = False
         """Whether every path is itself on the other side: then there is nothing to change or to refuse."""
 
@@ -42,11 +44,6 @@ class PathMap:
     @property
     def pairs(self) -> tuple[Pair, ...]:
         return self._pairs
-
-    @property
-    def same(self) -> bool:
-        """Whether no path changes. Some may still have to be refused, unless it `is_everything`."""
-        return all(host == inside for host, inside in self._pairs)
 
     # Paths
 

@@ -29,6 +29,10 @@ class Listener(Protocol):
 
     def relay(self, run: bytes) -> None: ...
 
+    def cork(self) -> None: ...
+
+    def uncork(self) -> None: ...
+
     def can(self, method: str) -> bool:
         """Whether it serves such requests of an agent's."""
 
@@ -183,6 +187,10 @@ class Router:
         self._greeting.set_result(greeting)
         return greeting
 
+    @property
+    def has_greeted(self) -> bool:
+        return self._greeting.done() and self._greeting.exception() is None
+
     async def greeted(self) -> dict[str, Any]:
         """The agent's answer to initialize. Raises why there is none."""
         return await asyncio.shield(self._greeting)
@@ -234,10 +242,15 @@ class Router:
         if len(messages) == 1 or all(m.method == method and m.session == session for m in messages):
             self._run(block, first)
             return
+        audience = self.audience
+        for client in audience:
+            client.cork()
         lines = zip(block.split(b"\n"), messages, strict=False)  # split ends with an empty piece
         for _, run in itertools.groupby(lines, key=lambda each: _kind(each[1])):
             together = list(run)
             self._run(b"".join(line + b"\n" for line, _ in together), together[0][1])
+        for client in audience:
+            client.uncork()
 
     def _run(self, block: bytes, message: Envelope) -> None:
         """Notifications of one kind, all for the same session."""

@@ -340,8 +340,10 @@ class Session:
         """A run of session/update notifications."""
         if self.muted:
             return
-        if self._is_rewritten or b'_update"' in block or self._may_have_paths(block):
+        if b'_update"' in block or self._may_have_paths(block):
             block = self._looked_at(block, self._noticed)
+        elif self._is_rewritten:
+            block = self._looked_at(block, self._renamed)
         self._append(block)
 
     def notified(self, block: bytes, method: str) -> None:
@@ -447,6 +449,12 @@ class Session:
     def _inward(self, method: str, params: dict[str, Any]) -> bool:
         params["sessionId"] = self.native
         return translate.to_agent(method, params, self._house.paths) or self.native != self.id
+
+    def _renamed(self, line: bytes) -> bytes:
+        """An update in which at most the names of sessions are to change."""
+        if b"SessionId" in line:  # it may name others
+            return self._to_client(line, methods.SESSION_UPDATE)
+        return envelope.with_param(line, "sessionId", envelope.encode(self.id))
 
     def _to_client(self, line: bytes, method: str) -> bytes:
         return rewritten(line, lambda params: self._outward(method, params))
