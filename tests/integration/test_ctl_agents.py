@@ -240,7 +240,9 @@ print(*os.get_terminal_size())"""
 
 
 def test_ctrl_c_goes_inside(door: FrontDoor) -> None:
-    with login(door, f"try:\n {WAITS}\nexcept KeyboardInterrupt: exit(5)") as screen:
+    blocked = "import signal; signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])"
+    script = f"{blocked}; print('up', flush=True); signal.sigwait([signal.SIGINT]); exit(5)"
+    with login(door, script) as screen:
         screen.until(b"up")
         screen.type(b"\x03")
         assert (screen.end(), screen.is_as_it_was) == (5, True)
