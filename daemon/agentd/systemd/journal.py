@@ -126,8 +126,9 @@ class Background(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
-            trace(record)
-            record = copy.copy(record)
+            if record.exc_info:
+                trace(record)
+                record = copy.copy(record)  # other handlers need what is taken away from it here
             record.msg, record.args = record.getMessage(), None  # as it is now: arguments may change
             record.exc_info = None  # or what the frames refer to would live on
             self._queue.put_nowait(record)

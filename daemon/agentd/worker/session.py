@@ -3,6 +3,7 @@
 
 import asyncio
 import enum
+import functools
 from collections import deque
 from collections.abc import Callable, Collection
 from typing import Any, NamedTuple, Protocol
@@ -511,16 +512,20 @@ def _update(session_id: str, update: dict[str, Any]) -> bytes:
 
 def _said(session_id: str, prompt: bytes) -> bytes:
     """A prompt as those see it who did not send it."""
-    before, after = _around(session_id, {"sessionUpdate": "user_message_chunk"}, "content")
+    before, after = _around_content(session_id)
     return b"".join(before + bytes(block) + after for block in envelope.prompt_blocks(prompt))
 
 
-def _around(session_id: str, update: dict[str, Any], member: str) -> tuple[bytes, bytes]:
-    """An update to which one member is still to be added: what comes before the member's text, and after."""
-    before, after = _update(session_id, update | {member: 0}).rsplit(b"0", 1)
+@functools.lru_cache(maxsize=256)
+def _around_content(session_id: str) -> tuple[bytes, bytes]:
+    """What stands before and after the content in a chunk of what a user has said."""
+    before, after = _update(session_id, {"sessionUpdate": "user_message_chunk", "content": 0}).rsplit(
+        b"0", 1
+    )
     return before, after
 
 
+@functools.lru_cache(maxsize=256)
 def _ended(session_id: str, outcome: str) -> bytes:
     told = {"agentd.turn": {"state": "ended", "outcome": outcome}}
     return _update(session_id, {"sessionUpdate": "session_info_update", "_meta": told})
