@@ -20,6 +20,7 @@ env = {{ KEY = '{SECRET}' }}
 command = ["no-such-agent"]
 [containers.box]
 runtime = "machined"
+unmapped_cwd = "workdir"
 """
 SETTLED = ("running", "degraded")
 UNITS = ("agentd.service", "agentd.socket", "agentd-link.socket", "agentd-watch.service")
