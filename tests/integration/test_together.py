@@ -146,6 +146,16 @@ def test_a_closed_session_is_closed_for_all(pair: tuple[Client, Client]) -> None
     assert one.session not in listed(one)
 
 
+def test_nothing_asked_in_a_closed_session_opens_it_again(pair: tuple[Client, Client]) -> None:
+    one, two = pair
+    assert "result" in one.call("session/close", {"sessionId": one.session})
+    assert reason(two.call("_echo", {"sessionId": one.session})) == "no_such_session"
+    assert (
+        reason(two.call("session/set_mode", {"sessionId": one.session, "modeId": "x"})) == "no_such_session"
+    )
+    assert one.session not in listed(two)
+
+
 # Agents that have gone
 
 

@@ -259,6 +259,8 @@ class Hub:
 
     async def alive(self, session: Session) -> Router:
         """The session's agent, started where it has ended. Raises why it cannot be."""
+        if session.is_closed:
+            raise NoSuchSession(f"session {session.id} was closed", sessionId=session.id)
         await self._let_end(session.router)
         if session.router is None or not session.router.agent.alive:
             if session not in self._revivals:

@@ -112,6 +112,10 @@ class Session:
         return self.state is State.IDLE
 
     @property
+    def is_closed(self) -> bool:
+        return self.state is State.CLOSED
+
+    @property
     def clients(self) -> Collection[Participant]:
         return self._attachments.keys()
 
