@@ -525,6 +525,16 @@ def test_half_closed_connection_gets_its_answers_and_ends(client: Client) -> Non
     assert client.at_end()
 
 
+def test_half_closed_client_that_goes_in_a_silent_turn_has_gone(start: Start) -> None:
+    agentd = start(limits="clients = 1")
+    with agentd.client() as client:
+        client.open().prompt("say one", "hold")
+        client.until_text("one")
+        client.sock.shutdown(socket.SHUT_WR)
+        assert reason(refusal(agentd, ATTACH + b"\n")) == "too_many_clients"
+    assert eventually(lambda: admitted(agentd), "its place is free again")
+
+
 def test_half_closed_connection_that_waits_for_nothing_ends(client: Client) -> None:
     client.sock.shutdown(socket.SHUT_WR)
     assert client.at_end()

@@ -5,8 +5,10 @@ import json
 import os
 import socket
 
+import pytest
+
 from agentd.acp.framing import Torn
-from agentd.acp.stream import REFUSAL_SEC, FrameStream, gone, refuse
+from agentd.acp.stream import REFUSAL_SEC, FrameStream, HangUp, refuse
 from agentd.errors import Draining
 from unit.loop import Changes, run, settle, skip
 
@@ -312,14 +314,23 @@ def test_aborted_pipes_are_lost_at_once() -> None:
 # Looking at a connection, and refusing one
 
 
-def test_half_closed_is_not_gone() -> None:
-    ours, theirs = socket.socketpair()
-    with ours, theirs:
-        assert not gone(ours)
-        theirs.shutdown(socket.SHUT_WR)
-        assert not gone(ours)
-        theirs.close()
-        assert gone(ours)
+@pytest.mark.parametrize("before", [False, True])
+def test_one_who_only_ended_his_writing_is_not_gone(before: bool) -> None:
+    async def test() -> None:
+        ours, theirs = socket.socketpair()
+        with ours:
+            theirs.shutdown(socket.SHUT_WR)
+            if before:
+                theirs.close()
+            gone = asyncio.Event()
+            watch = HangUp(ours, gone.set)
+            await settle()
+            assert gone.is_set() is before
+            theirs.close()
+            await gone.wait()
+            watch.close()
+
+    run(test())
 
 
 def test_a_refusal_is_an_answer_and_an_end() -> None:

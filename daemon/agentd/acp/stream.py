@@ -192,11 +192,24 @@ class _WriteEnd(asyncio.BaseProtocol):
         self._stream.closed(self._end)
 
 
-def gone(sock: socket.socket) -> bool:
-    """Whether the peer of a stream socket has closed both directions, not just ended its own writing."""
-    poller = select.poll()
-    poller.register(sock.fileno(), 0)
-    return bool(poller.poll(0))  # with nothing asked for, only POLLHUP and POLLERR are reported
+class HangUp:
+    """Calls `on_gone` when the peer of a socket, which writes no more, does not read any more either."""
+
+    def __init__(self, sock: socket.socket, on_gone: Callable[[], None]) -> None:
+        self._on_gone = on_gone
+        self._poller = select.epoll()
+        self._poller.register(sock.fileno(), 0)  # with nothing asked for, HUP and ERR are told
+        asyncio.get_running_loop().add_reader(self._poller.fileno(), self._seen)
+
+    def _seen(self) -> None:
+        self.close()
+        self._on_gone()
+
+    def close(self) -> None:
+        """Watch no more; nothing happens the second time."""
+        if not self._poller.closed:
+            asyncio.get_running_loop().remove_reader(self._poller.fileno())
+            self._poller.close()
 
 
 async def refuse(sock: socket.socket, raw_id: bytes, error: AgentdError) -> None:

@@ -16,7 +16,7 @@ from msgspec import UNSET, Raw
 from agentd.acp import envelope, methods
 from agentd.acp.envelope import Envelope
 from agentd.acp.framing import Torn
-from agentd.acp.stream import FrameStream, gone
+from agentd.acp.stream import FrameStream, HangUp
 from agentd.config import Limits
 from agentd.errors import (
     AgentdError,
@@ -136,6 +136,7 @@ class Client:
         self.gone = False
         self.slow = False
         self._run_in_hand = 0
+        self._hang_up: HangUp | None = None
 
     # Life
 
@@ -432,10 +433,8 @@ class Client:
     def ended(self) -> None:
         """The client writes no more. If it still reads, it gets what it waits for."""
         self._answer_for_it()
-        if gone(self._sock):
-            self._stream.abort()
-        else:
-            self._finish_if_done()
+        self._hang_up = HangUp(self._sock, self._stream.abort)
+        self._finish_if_done()
 
     def _answer_for_it(self) -> None:
         """It will not answer what the agents have asked."""
@@ -447,6 +446,8 @@ class Client:
     def lost(self) -> None:
         self._log.info("client detached", extra={"event": Event.CLIENT_DETACHED})
         self.gone = True
+        if self._hang_up is not None:
+            self._hang_up.close()
         if self.terminal is not None:
             self.terminal.close()
         self._answer_for_it()
