@@ -114,8 +114,9 @@ class Catalog:
 
     @property
     def everything(self) -> list[Card]:
-        """The same, with those that were looked for in vain because the configuration names them."""
-        return self.cards + [self.card(name) for name in self._wanted() if name not in self._present]
+        """The same, with those that are missing though the configuration or a label names them."""
+        named = [name for name in self._wanted() if name in {*self._named(), *self.configuration.agents}]
+        return self.cards + [self.card(name) for name in named if name not in self._present]
 
     def default(self) -> str:
         """The agent of a session for which nobody has picked one. Raises NoSuchAgent."""
