@@ -127,6 +127,17 @@ def test_what_is_told_of_mounts_fits_into_a_message(
 
 
 @both
+def test_labels_that_are_not_for_agentd_take_no_room(engine: Kind, fp: FakeProcess) -> None:
+    mine = {"agentd.enable": "true", "ai.terok.agents": "claude"}
+    others = {"org.example": "x" * 300_000, "agentd.agents": "y" * 2000}
+    many = {f"agentd.{number}": "z" for number in range(500)}
+    fp.register(inspect(engine, "box"), stdout=json.dumps([inspected(Labels={**others, **mine, **many})]))
+    box = run(made(engine).inspect("box"))
+    assert mine.items() <= box.labels.items() and not others.keys() & box.labels.keys()
+    assert fits(Seen(container=box))
+
+
+@both
 def test_a_container_the_engine_does_not_have(engine: Kind, fp: FakeProcess) -> None:
     fp.register(inspect(engine, "box"), returncode=125, stdout="[]\n", stderr=NO_SUCH[engine])
     with pytest.raises(NoSuchContainer, match=f"^{engine.name} has no container box"):

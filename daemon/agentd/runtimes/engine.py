@@ -6,7 +6,7 @@ import logging
 import socket
 import subprocess
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import ClassVar
 
 import msgspec
@@ -30,6 +30,7 @@ from agentd.runtimes import ENABLE_LABEL, Command, lifetime, network
 
 NOT_STARTED = 127
 EVENT_BYTES = 1 << 20
+LABEL_PREFIXES, LABEL_LENGTH, LABELS = ("agentd.", "ai.terok."), 1024, 32
 MOUNTS, MOUNT_BYTES = 256, 64 * 1024
 """What is told of a container's mounts: all of it has to fit into a message of the link."""
 
@@ -147,7 +148,7 @@ class Engine(ABC):
             image=each.config.image,
             image_id=each.image_id,
             workdir=each.config.workdir,
-            labels=each.config.labels or {},
+            labels=_labels_for_us(each.config.labels or {}),
             mounts=_bind_mounts(each.name, each.mounts or []),
         )
 
@@ -256,6 +257,12 @@ class Engine(ABC):
 def _environment(command: Command) -> dict[str, str]:
     """Ours, and what the command's is taken from by name."""
     return {**engine_environment(), **{k: v for k, v in command.env.items() if k not in STEERING}}
+
+
+def _labels_for_us(labels: Mapping[str, str]) -> dict[str, str]:
+    """Those that mean something to agentd, none of them long: the rest may be of any size."""
+    mine = [(key, value) for key, value in labels.items() if key.startswith(LABEL_PREFIXES)]
+    return dict([(key, value) for key, value in mine if len(key) + len(value) <= LABEL_LENGTH][:LABELS])
 
 
 def _bind_mounts(name: str, mounts: Sequence[_Mount]) -> list[Mount]:
