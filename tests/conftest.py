@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What holds in every ring: with --no-skips, a test that does not run is a test that has failed."""
 
+import signal
 from collections.abc import Generator
 
 import pytest
@@ -19,3 +20,10 @@ def pytest_runtest_makereport(
         report.outcome = "failed"
         report.longrepr = f"skipped, where nothing may be: {report.longrepr}"
     return report
+
+
+@pytest.fixture(autouse=True, scope="session")
+def signals_as_in_a_terminal() -> None:
+    """Under nohup, or behind a shell's &, some are ignored, and whatever tests start would inherit it."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)

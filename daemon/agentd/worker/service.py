@@ -54,6 +54,7 @@ class Worker:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._asked_to_end)
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)  # or a login would inherit that it is ignored
         try:
             self._claim()
             await self._serve(self._tasks.start(self._uplink.run(), "link to the manager"))
