@@ -54,6 +54,7 @@ def report(loaded: config.Loaded) -> Iterator[str]:
     yield from _table(("access",), configuration.access, sources)
     yield from _table(("limits",), configuration.limits, sources)
     yield from _table(("permissions",), configuration.permissions, sources)
+    yield from _table(("store",), configuration.store, sources)
     for name in configuration.agents:
         yield from _agent(("agents", name), configuration.agent(name), sources)
     yield from _agents_built_in(configuration)

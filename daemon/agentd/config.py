@@ -105,6 +105,7 @@ Selector = Annotated[Literal["agent", "agent:model"], Meta(description='"agent" 
 Isolation = Annotated[Literal["shared", "session"], Meta(description='"shared" or "session"')]
 Transport = Annotated[Literal["stdio", "tcp"], Meta(description='"stdio" or "tcp"')]
 Port = Annotated[int, Meta(ge=1, le=65_535, description="a whole number from 1 to 65535")]
+Transcripts = Annotated[Literal["full", "metadata", "off"], Meta(description='"full", "metadata" or "off"')]
 UnmappedCwd = Annotated[Literal["refuse", "workdir"], Meta(description='"refuse" or "workdir"')]
 Switch = Annotated[bool, Meta(description="true or false")]
 
@@ -141,7 +142,23 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     permission_wait_sec: Seconds = 600.0  # for a client to come and answer
     probe_sec: Seconds = 20.0  # to find out what an agent can do
     agent_idle_sec: Seconds = 900.0  # until an agent without work is ended
-    transcript_bytes: Bytes = 16_777_216  # of a session, in memory
+    transcript_bytes: Bytes = 16_777_216  # of a session, in memory, where it is not kept on disk
+    session_ttl_sec: Seconds = 604_800.0  # until a session that nobody uses is closed
+    worker_idle_sec: Seconds = 600.0  # until a worker with nothing to do leaves
+
+
+class Store(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """What is kept of sessions on disk, and for how long.
+
+    `required`: whether nothing is served while it cannot be kept. `transcripts`: with "metadata" only which
+    sessions and turns there were, with "off" nothing. The oldest are forgotten after `keep_days`, and where
+    a container's are more than `keep_bytes`.
+    """
+
+    required: Switch = True
+    transcripts: Transcripts = "full"
+    keep_days: Count = 90
+    keep_bytes: Bytes = 1_073_741_824
 
 
 class Permissions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -261,6 +278,7 @@ class Configuration(
     access: Access = Access()
     limits: Limits = Limits()
     permissions: Permissions = Permissions()
+    store: Store = Store()
     agents: dict[AgentName, Agent] = {}
     containers: dict[ContainerName, Container] = {}
 

@@ -218,6 +218,42 @@ class ClientGone(AgentdError):
     reason, exit_status = "client_gone", EX_UNAVAILABLE
 
 
+class Interrupted(AgentdError):
+    """The worker ended in the middle of it. It was not done again; the session goes on."""
+
+    reason, exit_status = "interrupted", EX_TEMPFAIL
+
+
+class CutOff(AgentdError):
+    """The client did not read what it was sent, and has missed the rest: it may load its sessions again."""
+
+    reason, exit_status = "cut_off", EX_UNAVAILABLE
+
+
+class StoreFailed(AgentdError):
+    """What has to be kept cannot be written, or read."""
+
+    reason, exit_status = "store_failed", EX_TEMPFAIL
+
+
+class StoreFull(StoreFailed):
+    """The disk is full. It goes on by itself once there is space."""
+
+    reason = "store_full"
+
+
+class StoreCorrupt(StoreFailed):
+    """The database is damaged."""
+
+    reason, exit_status = "store_corrupt", EX_UNAVAILABLE
+
+
+class StoreTooNew(StoreFailed):
+    """The database was written by a newer agentd."""
+
+    reason, exit_status = "store_too_new", EX_UNAVAILABLE
+
+
 class EngineMissing(AgentdError):
     """The container engine's program is not installed."""
 

@@ -108,7 +108,7 @@ def test_no_file_at_all(capsys: pytest.CaptureFixture[str]) -> None:
     assert output.startswith("# default_agent is not set\n")
     assert '# agents.gemini.command = ["gemini", "--acp"]' in output
     assert set(lines_of(output).values()) == {"default"}
-    assert set(tomllib.loads(output)) == {"selector", "runtimes", "access", "limits", "permissions"}
+    assert set(tomllib.loads(output)) == {"selector", "runtimes", "access", "limits", "permissions", "store"}
 
 
 def test_problems_go_to_stderr(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
