@@ -39,7 +39,7 @@ class Turn(msgspec.Struct, frozen=True, kw_only=True):
     """A prompt and what became of it.
 
     `session`: the session's key. `client`: the token of the connection it came by, and `raw_id` its id
-    there, as JSON. `said`: what others are shown of the prompt, b"" once it is in the transcript.
+    there, as canonical JSON. `said`: what others are shown of the prompt, b"" once it is in the transcript.
     `outcome`: the stop reason, or the error's reason, "" before the end; `answer`: the whole answer, without
     a newline.
     """
