@@ -3,7 +3,8 @@
 
 One message a datagram, MessagePack, tagged with its type. The first is a Hello with the version of this
 protocol, answered by Welcome or Refused. A receiver ignores members and messages it does not know: an
-older worker and a newer manager work together, and a change they could not both live with raises VERSION.
+older worker and a newer manager work together. A change they could not both live with raises VERSION, and
+then each side speaks the lower of the two, which Welcome names.
 """
 
 import asyncio
@@ -17,7 +18,11 @@ from typing import Any
 
 import msgspec
 
+from agentd.errors import InvalidRequest
+
 VERSION = 1
+OLDEST = 1
+"""The lowest version that is still spoken here."""
 MESSAGE_BYTES = 192 * 1024
 """Longest message; the longest real one carries a client's first line, of 64 KiB by default."""
 QUEUE_BYTES = 16 << 20
@@ -49,8 +54,23 @@ class SessionInfo(msgspec.Struct, frozen=True, kw_only=True):
     queued: int = 0
 
 
+class DrainInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """The drain that was ordered last and not undone, as Progress and Ended tell it.
+
+    `result`: "" before its end.
+    """
+
+    job: int
+    remaining: int
+    drained: list[str] = []
+    result: str = ""
+
+
 class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
-    """All the manager knows of a worker's inside: enough for Status, and for a new manager to start from."""
+    """All the manager knows of a worker's inside: enough for Status, and for a new manager to start from.
+
+    `leaving`: it has been asked to end, and takes no connections any more.
+    """
 
     state: str = "starting"
     runtime: str = ""
@@ -59,6 +79,8 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     turns: int = 0
     sessions: list[SessionInfo] = []
     agents: list[AgentInfo] = []
+    drain: DrainInfo | None = None
+    leaving: bool = False
 
 
 class Mount(msgspec.Struct, frozen=True):
@@ -100,6 +122,8 @@ class Hello(Message, frozen=True, kw_only=True):
 
 
 class Welcome(Message, frozen=True, kw_only=True):
+    """`version`: the one both sides speak from now on."""
+
     version: int
 
 
@@ -117,11 +141,13 @@ class Connect(Message, frozen=True, kw_only=True):
     """A client's connection, in the one descriptor that comes along, and what was already read from it.
 
     `attach_id` is the raw id of the attach request the worker has to answer, b"" where there was none.
+    `session`: the one the client means to go on with, "" for none.
     """
 
     connection: int
     uid: int
     agent: str = ""
+    session: str = ""
     attach_id: bytes = b""
     data: bytes = b""
 
@@ -358,6 +384,13 @@ def _receive(sock: socket.socket) -> tuple[bytes, int | None, int]:
     data, ancillary, flags, _ = sock.recvmsg(MESSAGE_BYTES, room, socket.MSG_CMSG_CLOEXEC)
     rights = [c for level, kind, c in ancillary if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS)]
     return data, struct.unpack_from("i", rights[0])[0] if rights else None, flags
+
+
+def agreed(theirs: int) -> int:
+    """The version to speak with a peer of that one. Raises InvalidRequest where there is none."""
+    if theirs < OLDEST:
+        raise InvalidRequest(f"version {theirs} of the link is no longer spoken, only {OLDEST} to {VERSION}")
+    return min(theirs, VERSION)
 
 
 def fits(message: AnyMessage) -> bool:

@@ -111,13 +111,24 @@ class Uplink:
 
     def _message(self, message: link.AnyMessage, descriptor: int | None) -> None:
         if isinstance(message, link.Welcome):
-            self._welcomed.set()
-            self._here = True
-            if self._on_welcome is not None:
-                self._on_welcome()
+            self._be_welcome(message)
         elif isinstance(message, link.Refused):
-            self._refusal = revive(message.reason, message.message)
-            self._refused.set()
-            self._gone.set()
+            self._refuse(revive(message.reason, message.message))
         else:
             self._on_order(message, descriptor)
+
+    def _be_welcome(self, welcome: link.Welcome) -> None:
+        try:
+            link.agreed(welcome.version)
+        except AgentdError as exc:
+            self._refuse(type(exc)(f"{exc.message}; restart the manager, which is older: agentd.service"))
+            return
+        self._welcomed.set()
+        self._here = True
+        if self._on_welcome is not None:
+            self._on_welcome()
+
+    def _refuse(self, refusal: AgentdError) -> None:
+        self._refusal = refusal
+        self._refused.set()
+        self._gone.set()

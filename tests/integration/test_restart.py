@@ -140,6 +140,96 @@ def test_turn_whose_permission_is_asked_meanwhile_survives_the_manager(agentd: E
     end_orphans(agentd)
 
 
+def inside(agentd: Embedded) -> dict[str, object]:
+    """What Status tells of the container, all but how its worker ended before."""
+    return {key: value for key, value in agentd.container().items() if key != "last_error"}
+
+
+def test_worker_is_back_within_a_second_with_all_its_state(start: Start) -> None:
+    agentd = start(bus="private")
+    with agentd.client() as one, agentd.client() as two:
+        turn = one.open().prompt("say one", "hold")
+        one.until_text("one")
+        two.open().turn("say two")
+        eventually(lambda: inside(agentd)["turns"] == 1 and len(inside(agentd)["sessions"]) == 2)  # type: ignore[arg-type]
+        before = inside(agentd)
+        assert (before["clients"], len(before["agents"])) == (2, 1)  # type: ignore[arg-type]
+        agentd.kill()
+        agentd.start()
+        eventually(lambda: inside(agentd) == before, f"as before: {before}", 1.0)
+        one.notify("_release")
+        assert one.answer_to(turn)[0]["result"]["stopReason"] == "end_turn"
+
+
+def test_drain_goes_on_under_its_number_and_ends_though_nobody_heard_its_end(start: Start) -> None:
+    agentd = start(bus="private")
+    with agentd.client() as client:
+        turn = client.open().prompt("say one", "hold")
+        client.until_text("one")
+        assert agentd.agentctl("drain", "here", "--timeout", "60").returncode == 0
+        [before] = agentd.status()["jobs"]
+        agentd.kill()
+        client.notify("_release")
+        assert "result" in client.answer_to(turn)[0]
+        agentd.start()
+        [job] = eventually(lambda: [each for each in agentd.status()["jobs"] if each["state"] == "done"])
+        assert job == {**before, "state": "done", "remaining": 0, "drained": [client.session]}
+        assert agentd.agentctl("drain").returncode == 0
+        assert [each["id"] for each in agentd.status()["jobs"]] == [1, 2]
+
+
+@pytest.mark.parametrize("target", ["here", ""])
+def test_what_is_drained_is_so_after_a_stop_and_a_start(start: Start, target: str) -> None:
+    agentd = start(bus="private")
+    assert agentd.agentctl("drain", *([target] if target else [])).returncode == 0
+    assert agentd.stop() == 0
+    agentd.start()
+    assert (agentd.container()["state"], agentd.status()["draining"]) == ("drained", not target)
+    with agentd.client() as client:
+        assert reason(client.attach("here")) == "draining"
+    assert agentd.agentctl("undrain", *([target] if target else [])).returncode == 0
+    agentd.kill()
+    agentd.start()
+    assert serves(agentd)
+
+
+def test_file_of_drains_that_is_damaged_keeps_nobody_from_starting_and_nothing_is_forgotten(
+    start: Start,
+) -> None:
+    agentd = start(bus="private")
+    agentd.kill()
+    (agentd.runtime_dir / "state" / "manager" / "drains.json").write_text("{")
+    agentd.start()
+    assert "drains.json cannot be used" in agentd.log() and "agentctl undrain" in agentd.log()
+    with agentd.client() as client:
+        assert reason(client.attach("here")) == "draining"
+    assert agentd.agentctl("undrain").returncode == 0
+    assert serves(agentd)
+
+
+def test_worker_that_is_stopped_with_the_manager_gone_is_not_drained_for_the_next(start: Start) -> None:
+    """It drains before its end, but nobody has ordered that."""
+    agentd = start(bus="private")
+    with agentd.client() as client:
+        turn = client.open().prompt("say one", "hold")
+        client.until_text("one")
+        agentd.kill()
+        os.kill(agentd.workers()[0], signal.SIGTERM)
+        agentd.start()
+        eventually(lambda: agentd.container()["state"] == "draining")
+        client.notify("_release")
+        assert "result" in client.answer_to(turn)[0]
+    assert serves(agentd)
+
+
+def test_connection_that_wants_no_worker_started_gets_the_one_there_is(agentd: Embedded) -> None:
+    with agentd.client() as first:
+        first.open()
+        with agentd.client() as second:
+            answer = second.call("_agentd/attach", {"container": "here", "session": "s", "start": False})
+            assert "result" in answer
+
+
 def test_drain_outlives_the_manager(start: Start) -> None:
     """What was ordered stays ordered: a restart of the manager does not let work begin again."""
     agentd = start(bus="private")
@@ -169,7 +259,7 @@ def test_client_of_a_killed_worker_sees_the_end_and_can_connect_again(agentd: Em
 
 
 def test_connections_right_behind_a_killed_worker_are_served(agentd: Embedded) -> None:
-    for _ in range(10):
+    for _ in range(3):
         with agentd.client() as client:
             client.open()
             os.kill(agentd.workers()[0], signal.SIGKILL)

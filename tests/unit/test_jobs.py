@@ -13,7 +13,8 @@ from agentd.config import Configuration
 from agentd.config import Container as Entry
 from agentd.log import Context
 from agentd.manager.container import WorkerEnd
-from agentd.manager.jobs import ALL, GRACE_SEC, LINGER_SEC, Job, Jobs
+from agentd.manager.jobs import ALL, GRACE_SEC, LINGER_SEC, LONGEST_SEC, Job, Jobs
+from agentd.manager.ledger import Drains
 from agentd.manager.registry import Registry
 from agentd.tasks import Tasks
 from unit.loop import run, settle, skip
@@ -49,15 +50,39 @@ class Spawner:
     async def close(self) -> None:
         raise AssertionError
 
+    async def gave_up(self, name: str) -> bool:
+        raise AssertionError
+
+    def forgive(self, name: str) -> None:
+        raise AssertionError
+
+    def remedy(self, name: str) -> str:
+        raise AssertionError
+
+
+class Paper:
+    """A ledger that no disk is needed for."""
+
+    def __init__(self, drains: Drains) -> None:
+        self.last = drains
+
+    def load(self) -> Drains:
+        return self.last
+
+    def put(self, drains: Drains) -> None:
+        self.last = drains
+
 
 class House:
     """Containers, the workers of some of them, and the jobs."""
 
-    def __init__(self, **turns: int) -> None:
-        """For each container the turns that run there; -1 for no worker."""
+    def __init__(self, drains: Drains | None = None, **turns: int) -> None:
+        """For each container the turns that run there; -1 for no worker. `drains`: what is on disk."""
         self.registry = Registry(Spawner(), Tasks())
         self.registry.configure(Configuration(containers={name: Entry() for name in turns}))
-        self.jobs = Jobs(self.registry, Context(logging.getLogger("test")))
+        self.paper = Paper(drains or Drains())
+        self.jobs = Jobs(self.registry, Context(logging.getLogger("test")), self.paper)  # type: ignore[arg-type]
+        self.jobs.restore()
         self.workers = {name: self.link(name, turns=count) for name, count in turns.items() if count >= 0}
         self.told: list[str] = []
         self.jobs.on_new.append(lambda job: self._note("new", job))
@@ -68,9 +93,19 @@ class House:
     def _note(self, what: str, job: Job) -> None:
         self.told.append(f"{job.id}: {what}")
 
-    def link(self, name: str, *, turns: int = 0, state: str = "serving") -> Wire:
-        wire, snapshot = Wire(), link.Snapshot(state=state, turns=turns)
-        hello = link.Hello(version=1, pid=5, code="0", container=name, snapshot=snapshot)
+    def link(
+        self,
+        name: str,
+        *,
+        pid: int = 5,
+        turns: int = 0,
+        state: str = "serving",
+        drain: link.DrainInfo | None = None,
+        leaving: bool = False,
+    ) -> Wire:
+        wire = Wire()
+        snapshot = link.Snapshot(state=state, turns=turns, drain=drain, leaving=leaving)
+        hello = link.Hello(version=1, pid=pid, code="0", container=name, snapshot=snapshot)
         self.jobs.worker_linked(self.registry.attach(name, WorkerEnd(wire, hello)))  # type: ignore[arg-type]
         return wire
 
@@ -523,5 +558,243 @@ def test_a_job_that_ended_leaves_no_timer_for_its_deadline(turns: int) -> None:
         if turns > 0:
             house.ended(job, "box")
         assert (job.state, job.overdue is None or job.overdue.cancelled()) == ("done", True)
+
+    run(test())
+
+
+# A restart of the manager
+
+
+def after(house: House, **turns: int) -> House:
+    """The next manager, before any worker has linked to it."""
+    return House(house.paper.last, **dict.fromkeys(turns or ["box"], -1))
+
+
+def drain(job: int, remaining: int, *drained: str, result: str = "") -> link.DrainInfo:
+    return link.DrainInfo(job=job, remaining=remaining, drained=list(drained), result=result)
+
+
+def test_a_job_goes_on_after_a_restart_as_it_was() -> None:
+    async def test() -> None:
+        house = House(box=2)
+        old = house.jobs.drain("box", MINUTE)
+        house.progress(old, "box", 1, "a")
+        house = after(house)
+        [job] = house.jobs
+        assert (job.id, job.target, job.state, job.remaining) == (old.id, "box", "running", 1)
+        assert (job.deadline_usec, job.drained, house.drained()) == (old.deadline_usec, ["a"], ["box"])
+        assert house.link("box", turns=1, state="draining", drain=drain(1, 1, "a")).sent == []
+        house.ended(job, "box", "done", "a", "b")
+        assert (job.state, job.drained) == ("done", ["a", "b"])
+
+    run(test())
+
+
+def test_an_end_that_no_manager_heard_counts_when_the_worker_links() -> None:
+    async def test() -> None:
+        house = House(box=2)
+        house.jobs.drain("box", MINUTE)
+        house = after(house)
+        [job] = house.jobs
+        house.link("box", state="drained", drain=drain(1, 0, "a", "b", result="timeout"))
+        assert (job.state, job.drained, house.told.count("1: ended")) == ("timeout", ["a", "b"], 1)
+
+    run(test())
+
+
+def test_progress_that_no_manager_heard_counts_too() -> None:
+    async def test() -> None:
+        house = House(box=2)
+        house.jobs.drain("box", MINUTE)
+        house = after(house)
+        house.link("box", turns=1, state="draining", drain=drain(1, 1, "a"))
+        [job] = house.jobs
+        assert (job.state, job.remaining, job.drained) == ("running", 1, ["a"])
+
+    run(test())
+
+
+def test_a_part_whose_worker_never_comes_back_fails_by_the_deadline() -> None:
+    async def test() -> None:
+        house = House(a=1, b=1)
+        house.jobs.drain(ALL, MINUTE)
+        house = after(house, a=1, b=1)
+        [job] = house.jobs
+        house.link("a", state="drained", drain=drain(1, 0, "s", result="done"))
+        await skip(MINUTE + GRACE_SEC)
+        assert (job.state, job.drained) == ("failed", ["s"])
+
+    run(test())
+
+
+def test_another_worker_in_its_place_is_the_end_of_a_part() -> None:
+    async def test() -> None:
+        house = House(box=1)
+        house.jobs.drain("box", MINUTE)
+        house = after(house)
+        wire = house.link("box", pid=6, state="starting")
+        [job] = house.jobs
+        assert (job.state, wire.sent) == ("failed", [link.Drain(job=0, timeout=0.0)])
+
+    run(test())
+
+
+def test_an_order_that_was_lost_with_the_manager_is_given_again() -> None:
+    async def test() -> None:
+        house = House(box=1)
+        house.jobs.drain("box", MINUTE)
+        house = after(house)
+        [order] = house.link("box", turns=1, state="serving").sent
+        assert isinstance(order, link.Drain)
+        assert (order.job, MINUTE - 5 < order.timeout <= MINUTE) == (1, True)
+        [job] = house.jobs
+        house.ended(job, "box", "done", "a")
+        assert job.state == "done"
+
+    run(test())
+
+
+def test_numbers_go_on_counting() -> None:
+    async def test() -> None:
+        house = House(box=-1)
+        house.jobs.drain("box", MINUTE)
+        house = after(house)
+        house.jobs.undrain("box")
+        assert house.jobs.drain("box", MINUTE).id == 2
+        house.link("box", state="drained", drain=drain(9, 0, result="done"))  # of a ledger that was lost
+        house.jobs.undrain(ALL)
+        assert house.jobs.drain("box", MINUTE).id == 10
+
+    run(test())
+
+
+def test_what_was_drained_is_drained_also_where_nobody_has_told_of_it_yet() -> None:
+    async def test() -> None:
+        house = House(box=-1, other=-1)
+        house.jobs.drain("box", MINUTE)
+        house = House(house.paper.last)
+        house.registry.seen(link.ContainerInfo(name="box", runtime="podman", running=True))
+        house.registry.seen(link.ContainerInfo(name="other", runtime="podman", running=True))
+        assert house.drained() == ["box"]
+
+    run(test())
+
+
+def test_what_is_drained_and_not_there_can_be_undrained() -> None:
+    async def test() -> None:
+        house = House(box=-1)
+        house.jobs.drain("box", MINUTE)
+        house = House(house.paper.last)
+        house.jobs.undrain("box")
+        house.registry.seen(link.ContainerInfo(name="box", runtime="podman", running=True))
+        assert house.drained() == []
+
+    run(test())
+
+
+def test_a_container_that_is_made_anew_is_still_drained() -> None:
+    async def test() -> None:
+        house = House()
+        info = link.ContainerInfo(name="box", runtime="podman", running=True)
+        house.registry.seen(info)
+        house.jobs.drain("box", MINUTE)
+        house.registry.gone("box", "podman")
+        house.registry.seen(info)
+        assert house.drained() == ["box"]
+
+    run(test())
+
+
+def test_everything_drained_is_everything_drained_after_a_restart() -> None:
+    async def test() -> None:
+        house = House()
+        house.jobs.drain(ALL, MINUTE)
+        house = after(house, late=-1)
+        assert (house.jobs.all_drained, house.drained()) == (True, ["late"])
+        house.jobs.undrain(ALL)
+        assert not after(house, late=-1).drained()
+
+    run(test())
+
+
+def test_a_result_can_be_read_after_a_restart_for_the_rest_of_its_time() -> None:
+    async def test() -> None:
+        house = House(box=-1)
+        house.jobs.drain("box", MINUTE)
+        house = after(house)
+        assert [job.state for job in house.jobs] == ["done"]
+        await skip(LINGER_SEC)
+        assert list(house.jobs) == []
+
+    run(test())
+
+
+def test_a_result_that_is_old_by_now_is_not_shown_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test() -> None:
+        house = House(box=-1)
+        house.jobs.drain("box", MINUTE)
+        later = time.time() + LINGER_SEC + 1
+        monkeypatch.setattr(time, "time", lambda: later)
+        assert list(after(house).jobs) == []
+
+    run(test())
+
+
+def test_a_job_whose_deadline_has_passed_meanwhile_waits_for_its_workers_all_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def test() -> None:
+        house = House(box=1)
+        house.jobs.drain("box", MINUTE)
+        later = time.time() + 2 * MINUTE
+        monkeypatch.setattr(time, "time", lambda: later)
+        house = after(house)
+        await settle()
+        house.link("box", state="drained", drain=drain(1, 0, result="timeout"))
+        assert [job.state for job in house.jobs] == ["timeout"]
+
+    run(test())
+
+
+def test_an_undrain_is_not_undone_by_a_worker_that_was_not_there_to_hear_it() -> None:
+    async def test() -> None:
+        house = House(box=1)
+        house.jobs.drain("box", MINUTE)
+        house = after(house)
+        house.jobs.undrain("box")
+        wire = house.link("box", state="drained", drain=drain(1, 0, result="done"))
+        assert (wire.sent, house.drained()) == ([link.Undrain()], [])
+        assert house.link("box").sent == []
+
+    run(test())
+
+
+def test_what_was_undrained_and_went_is_drained_again_with_everything() -> None:
+    async def test() -> None:
+        house, info = House(), link.ContainerInfo(name="box", runtime="podman", running=True)
+        house.registry.seen(info)
+        house.jobs.drain(ALL, MINUTE)
+        house.jobs.undrain(ALL)
+        house.registry.gone("box", "podman")
+        house.jobs.drain(ALL, MINUTE)
+        house.registry.seen(info)
+        assert house.link("box").sent == [link.Drain(job=0, timeout=0.0)]
+
+    run(test())
+
+
+def test_a_worker_that_drains_only_because_it_leaves_makes_nobody_drained() -> None:
+    async def test() -> None:
+        house = House(box=-1)
+        house.link("box", state="draining", leaving=True)
+        assert (house.drained(), house.paper.last.drained) == ([], [])
+
+    run(test())
+
+
+def test_running_turns_are_not_cut_off_because_a_ledger_was_damaged() -> None:
+    async def test() -> None:
+        house = House(Drains(all_drained=True), box=1)
+        assert house.workers["box"].sent == [link.Drain(job=0, timeout=LONGEST_SEC)]
 
     run(test())

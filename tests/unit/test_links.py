@@ -15,7 +15,8 @@ from agentd.config import Container as Entry
 from agentd.log import Context
 from agentd.manager import links as module
 from agentd.manager.access import Peer, peer_of
-from agentd.manager.jobs import ALL, Jobs
+from agentd.manager.jobs import ALL, LONGEST_SEC, Jobs
+from agentd.manager.ledger import Ledger
 from agentd.manager.links import HELLO_SEC, WATCHER_UNIT, Links, UnitOf, check_size
 from agentd.manager.registry import Registry
 from agentd.manager.sockets import OWNER_AND_GROUP, bind
@@ -37,6 +38,15 @@ class Spawner:
 
     async def close(self) -> None:
         """Nothing to end."""
+
+    async def gave_up(self, name: str) -> bool:
+        raise AssertionError
+
+    def forgive(self, name: str) -> None:
+        raise AssertionError
+
+    def remedy(self, name: str) -> str:
+        raise AssertionError
 
 
 class Door:
@@ -78,7 +88,8 @@ class House(Changes):
         self.path = str(folder / "link.sock")
         self.tasks, self.door = Tasks(), Door()
         self.registry = Registry(Spawner(), self.tasks)
-        self.jobs = Jobs(self.registry, Context(logging.getLogger("test")))
+        ledger = Ledger(str(folder / "drains.json"), self.tasks)
+        self.jobs = Jobs(self.registry, Context(logging.getLogger("test")), ledger)
         self.configuration = Configuration(
             agents={"claude": Agent(env={"KEY": "hunter2"})}, containers={"box": Entry(), "other": Entry()}
         )
@@ -213,10 +224,12 @@ def test_two_workers_of_a_container_do_not_take_it_from_each_other_in_turn(tmp_p
     run(test())
 
 
-def test_another_version_of_the_link_is_refused(tmp_path: Path) -> None:
+def test_a_version_of_the_link_that_is_no_longer_spoken_is_refused(tmp_path: Path) -> None:
     async def test() -> None:
         async with House(tmp_path) as house:
-            assert await refusal(house.hello(version=link.VERSION + 1)) == "invalid_request"
+            far = house.hello(version=link.OLDEST - 1)
+            assert await refusal(far) == "invalid_request"
+            assert "restart agentd@box.service" in repr(far.said)
             assert house.registry.get("box").worker is None
 
     run(test())
@@ -393,7 +406,7 @@ def test_a_worker_that_links_while_all_is_drained_learns_of_it(tmp_path: Path) -
         async with House(tmp_path) as house:
             house.jobs.drain("box", 60.0)
             far = await house.taken("box")
-            assert (await far.heard(3))[2] == link.Drain(job=0, timeout=0.0)
+            assert (await far.heard(3))[2] == link.Drain(job=0, timeout=LONGEST_SEC)  # cuts off no turn
 
     run(test())
 
@@ -516,3 +529,48 @@ def test_a_configuration_too_long_to_be_passed_on_is_refused() -> None:
     with pytest.raises(errors.ConfigurationInvalid, match="too long for the worker of box"):
         check_size(long)
     check_size(Configuration(containers={"box": Entry()}))
+
+
+# A restart of the manager
+
+
+def test_a_manager_that_ends_does_not_take_its_workers_for_lost(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with House(tmp_path) as house:
+            far = await house.taken("box")
+            job = house.jobs.drain("box", 60.0)
+            house.links.close()
+            await far.ended()
+            await settle()
+            assert (job.state, house.registry.get("box").failure) == ("running", None)
+            house.registry.get("box").worker = None
+            await house.jobs.kept()
+        async with House(tmp_path) as house:
+            house.jobs.restore()
+            assert [each.state for each in house.jobs] == ["running"]
+            snapshot = link.Snapshot(
+                state="drained", drain=link.DrainInfo(job=1, remaining=0, result="done")
+            )
+            far = house.connect()
+            far.link.send(link.Hello(version=1, pid=5, code="0", container="box", snapshot=snapshot))
+            await house.until(lambda: house.registry.get("box").worker)
+            assert [each.state for each in house.jobs] == ["done"]
+
+    run(test())
+
+
+def test_a_report_in_a_state_counts_like_any_other(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with House(tmp_path) as house:
+            far = await house.taken("box")
+            job, seen = house.jobs.drain("box", 60.0), Changes()
+            house.jobs.on_progress.append(lambda _: seen.changed())
+            drain = link.DrainInfo(job=job.id, remaining=1, drained=["s"])
+            far.link.send(link.State(snapshot=link.Snapshot(state="draining", turns=1, drain=drain)))
+            await seen.until(lambda: job.drained == ["s"])
+            ended = link.DrainInfo(job=job.id, remaining=0, drained=["s", "t"], result="timeout")
+            far.link.send(link.State(snapshot=link.Snapshot(state="drained", drain=ended)))
+            await seen.until(lambda: not job.running)
+            assert (job.state, job.drained) == ("timeout", ["s", "t"])
+
+    run(test())

@@ -10,7 +10,7 @@ from agentd.config import Configuration
 from agentd.config import Container as Entry
 from agentd.errors import AgentdError, WorkerFailed
 from agentd.manager.container import Container, WorkerEnd
-from agentd.manager.registry import COME_BACK_SEC, LAST_WORDS_SEC, LISTING_SEC, Registry
+from agentd.manager.registry import COME_BACK_SEC, LAST_WORDS_SEC, LISTING_SEC, THERE_SEC, Registry
 from agentd.manager.spawner import STOP_MARGIN_SEC
 from agentd.tasks import Tasks
 from unit.loop import run, settle, skip
@@ -36,6 +36,7 @@ class Spawner:
     def __init__(self) -> None:
         self.started: list[str] = []
         self.stopped: list[str] = []
+        self.given_up = False
         self._gate = asyncio.Event()
         self._error: AgentdError | None = None
 
@@ -53,6 +54,15 @@ class Spawner:
     async def stop(self, name: str, ask: Callable[[], Awaitable[None]]) -> None:
         self.stopped.append(name)
         await ask()
+
+    async def gave_up(self, name: str) -> bool:
+        return self.given_up
+
+    def forgive(self, name: str) -> None:
+        self.given_up = False
+
+    def remedy(self, name: str) -> str:
+        return f"agentctl start {name}"
 
     async def close(self) -> None:
         """Nothing to end."""
@@ -563,3 +573,227 @@ def test_all_are_asked_to_leave_and_can_be_hurried(caplog: pytest.LogCaptureFixt
 
     run(test())
     assert caplog.messages == ["the worker of b does not leave"]
+
+
+# Workers that leave
+
+
+def test_a_worker_that_leaves_is_waited_for_and_the_next_one_started() -> None:
+    async def test() -> None:
+        house = House()
+        box = house.see()
+        old = house.link()
+        old.dismissed = True
+        asked = house.ask(box)
+        await settle()
+        assert (house.spawner.started, asked.done()) == ([], False)
+        house.registry.detach(box, old)
+        await settle()
+        assert house.spawner.started == ["box"]
+        house.spawner.go()
+        assert house.link() is await asked
+
+    run(test())
+
+
+def test_a_worker_says_itself_that_it_leaves() -> None:
+    house = House()
+    worker = house.link()
+    worker.snapshot = link.Snapshot(state="draining", leaving=True)
+    assert worker.leaving
+
+
+def test_a_worker_that_was_to_leave_and_stays_is_not_waited_for_for_ever() -> None:
+    async def test() -> None:
+        house = House()
+        house.registry.leave_sec = 7.0
+        box = house.see()
+        house.link().dismissed = True
+        asked = house.ask(box)
+        await settle()
+        await skip(7.0)
+        await asyncio.wait([asked])
+        assert failure(asked).message == "the worker of box was stopped, but does not end"
+
+    run(test())
+
+
+# Without a start
+
+
+def test_who_wants_no_worker_started_gets_one_that_is_there() -> None:
+    async def test() -> None:
+        house = House()
+        worker = house.link()
+        assert await house.registry.worker_there(house.box()) is worker
+
+    run(test())
+
+
+def test_who_wants_no_worker_started_waits_for_one_that_comes_by_itself() -> None:
+    async def test() -> None:
+        house = House()
+        asked = asyncio.ensure_future(house.registry.worker_there(house.see()))
+        await settle()
+        house.link(state="starting")
+        await skip(THERE_SEC - 1)
+        assert not asked.done()
+        house.box().told(link.Snapshot(state="serving"))
+        assert await asked is house.box().worker
+        assert house.spawner.started == []
+
+    run(test())
+
+
+def test_who_wants_no_worker_started_is_told_after_a_while_that_there_is_none() -> None:
+    async def test() -> None:
+        house = House()
+        asked = asyncio.ensure_future(house.registry.worker_there(house.see()))
+        await settle()
+        await skip(THERE_SEC)
+        with pytest.raises(errors.NotRunning, match="was stopped; connect again to start it"):
+            await asked
+
+    run(test())
+
+
+# Failing again and again
+
+
+def test_a_worker_that_ends_without_a_word_has_failed() -> None:
+    house = House()
+    house.configure("box")
+    house.registry.detach(house.box(), house.link())
+    assert house.box().failure is not None
+    assert (house.box().state, house.box().failure.message) == (
+        "failed",
+        "the worker of box ended without a word",
+    )
+
+
+@pytest.mark.parametrize("said", ["dismissed", "leaving", "failed"])
+def test_one_that_has_said_why_it_ends_has_not_crashed(said: str) -> None:
+    house = House()
+    house.configure("box")
+    worker, reason = house.link(), errors.EngineFailed("podman is on fire")
+    worker.dismissed = said == "dismissed"
+    worker.snapshot = link.Snapshot(leaving=said == "leaving")
+    house.box().failure = reason if said == "failed" else None
+    house.registry.detach(house.box(), worker)
+    assert house.box().failure is (reason if said == "failed" else None)
+
+
+def test_one_that_was_given_up_is_refused_at_once_with_its_last_words() -> None:
+    async def test() -> None:
+        house = House()
+        box = house.see()
+        box.failure, house.spawner.given_up = errors.EngineFailed("podman is on fire"), True
+        with pytest.raises(WorkerFailed) as caught:
+            await house.registry.worker_of(box)
+        assert "podman is on fire" in caught.value.message and "agentctl start box" in caught.value.message
+        assert (house.spawner.started, box.state) == ([], "failed")
+        assert box.failure.message == "podman is on fire"
+
+    run(test())
+
+
+def test_the_failure_that_was_one_too_many_is_refused_so_too_and_keeps_the_words() -> None:
+    async def test() -> None:
+        house = House()
+        box = house.see()
+        box.failure = errors.EngineFailed("podman is on fire")
+        asked = house.ask(box)
+        await settle()
+        house.spawner.given_up = True  # as systemd says when asked to start it: no process ran
+        house.spawner.go(WorkerFailed("agentd@box.service did not start: it failed"))
+        await asyncio.wait([asked])
+        assert "again and again" in failure(asked).message
+        assert box.failure.message == "podman is on fire"
+
+    run(test())
+
+
+def test_somebody_who_means_it_has_it_started_all_the_same() -> None:
+    async def test() -> None:
+        house = House()
+        box = house.see()
+        house.spawner.given_up = True
+        started = asyncio.ensure_future(house.registry.start_worker(box))
+        await settle()
+        house.spawner.go()
+        assert house.link() is await started
+
+    run(test())
+
+
+def test_a_container_that_was_restarted_is_worth_another_try() -> None:
+    async def test() -> None:
+        house = House()
+        box = house.see(pid=7)
+        box.failure, house.spawner.given_up = WorkerFailed("no"), True
+        house.see(pid=7)
+        assert house.spawner.given_up
+        house.see(pid=8)
+        assert not house.spawner.given_up
+
+    run(test())
+
+
+# Starts and stops
+
+
+def test_a_stop_ends_the_start_that_was_asked_for_before_it() -> None:
+    async def test() -> None:
+        house = House()
+        box = house.see()
+        asked = [house.ask(box) for _ in range(2)]
+        await settle()
+        await house.registry.stop_worker(box, 3.0)
+        await asyncio.wait(asked)
+        assert [failure(each).reason for each in asked] == ["shutting_down"] * 2
+        assert (house.spawner.stopped, box.start, box.state) == (["box"], None, "idle")
+
+    run(test())
+
+
+def test_a_start_that_is_asked_for_during_a_stop_waits_for_its_end() -> None:
+    async def test() -> None:
+        house = House()
+        box, order = house.see(), list[str]()
+        worker = house.link()
+        stopping = asyncio.ensure_future(house.registry.stop_worker(box, 3.0))
+        stopping.add_done_callback(lambda _: order.append(f"stopped, {len(house.spawner.started)} started"))
+        await settle()
+        asked = house.ask(box)
+        await settle()
+        house.registry.detach(box, worker)
+        await stopping
+        await settle()
+        house.spawner.go()
+        assert (house.link() is await asked, order) == (True, ["stopped, 0 started"])
+
+    run(test())
+
+
+def test_a_start_does_not_begin_before_the_stop_of_a_worker_that_never_linked_is_over() -> None:
+    async def test() -> None:
+        house, over = House(), asyncio.Event()
+        box = house.see()
+
+        async def stop(name: str, ask: Callable[[], Awaitable[None]]) -> None:
+            await over.wait()
+
+        house.spawner.stop = stop  # type: ignore[method-assign]
+        stopping = asyncio.ensure_future(house.registry.stop_worker(box, 3.0))
+        await settle()
+        asked = house.ask(box)
+        await settle()
+        assert (house.spawner.started, box.state) == ([], "starting")
+        over.set()
+        await stopping
+        await settle()
+        assert house.spawner.started == ["box"]
+        house.spawner.go()
+        assert house.link() is await asked
+
+    run(test())

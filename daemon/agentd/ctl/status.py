@@ -35,6 +35,7 @@ def pretty(status: dict[str, Any]) -> str:
         for each in status["containers"]
         if each["last_error"]
     ]
+    lines += [_older(each) for each in status["containers"] if each.get("outdated")]
     lines += [_job(job) for job in status["jobs"]]
     return "\n".join(lines)
 
@@ -60,6 +61,12 @@ def _row(container: dict[str, Any]) -> tuple[object, ...]:
         container["worker_pid"] or "-",
         agents or "-",
     )
+
+
+def _older(container: dict[str, Any]) -> str:
+    unit = container["unit"].removesuffix(".service")
+    how = f"systemctl restart {unit}" if unit else "stop its worker and connect again"
+    return f"{container['name']}: older code {container['worker_version']}: {how}, when it suits"
 
 
 def _job(job: dict[str, Any]) -> str:

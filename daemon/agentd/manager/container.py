@@ -30,6 +30,19 @@ class WorkerEnd:
         self.pid = hello.pid
         self.code = hello.code
         self.snapshot = hello.snapshot
+        self.dismissed = False
+        """Whether it was asked to leave, or has said that it does."""
+
+    @property
+    def leaving(self) -> bool:
+        """Whether it takes no connections any more."""
+        return self.dismissed or self.snapshot.leaving
+
+    @property
+    def was_drained(self) -> bool:
+        """Whether it drains because somebody wanted that, and not just before its end."""
+        drains = self.snapshot.state in (State.DRAINING, State.DRAINED)
+        return drains and (self.snapshot.drain is not None or not self.snapshot.leaving)
 
 
 class Container:
@@ -43,6 +56,8 @@ class Container:
         """Whether it has opted out while its worker still serves those it has."""
         self.worker: WorkerEnd | None = None
         self.start: asyncio.Task[None] | None = None
+        self.turn = asyncio.Lock()
+        """Held by a start or a stop of its worker: one is over before the next begins."""
         self.drained = False
         """Whether somebody wants it drained, worker or not."""
         self.failure: AgentdError | None = None
@@ -77,17 +92,20 @@ class Container:
 
     # What changes it
 
-    def seen(self, info: link.ContainerInfo) -> None:
-        """The watcher's word. A restart clears an old failure: it is worth another try."""
+    def seen(self, info: link.ContainerInfo) -> bool:
+        """The watcher's word. A restart, for which it returns True, clears an old failure: another try is
+        worth it.
+        """
         known = self.info is not None and (info.id, info.pid) == (self.info.id, self.info.pid)
         if not known and self.start is None:  # what a start under way has found out is its own to tell
             self.failure = None
         self.info = info
         self.retired = False
+        return not known
 
     def attach(self, worker: WorkerEnd) -> None:
         self.worker, self.failure = worker, None
-        self.drained = self.drained or worker.snapshot.state in (State.DRAINING, State.DRAINED)
+        self.drained = self.drained or worker.was_drained
         self.unlinked.clear()
         self.told(worker.snapshot)
 

@@ -32,6 +32,8 @@ ACCEPTED_AT_ONCE = 64
 BREATH_SEC = 1.0
 TAKE_SEC = 10.0
 """What a worker has to say that it took a connection."""
+WORKERS = 3
+"""How many are tried: the first may leave just as the connection is on its way to it."""
 
 log = logging.getLogger(__name__)
 
@@ -129,9 +131,10 @@ class FrontDoor:
 
     async def _hand_over(self, sock: socket.socket, peer: Peer, opening: Opening) -> None:
         container = await self._registry.find(opening.container, lambda name: self.access.may(peer, name))
-        self._admit(peer, container)
-        for _ in range(2):  # the first worker may leave just as the connection is on its way to it
-            worker = await self._registry.worker_of(container)
+        find = self._registry.worker_of if opening.start else self._registry.worker_there
+        for _ in range(WORKERS):
+            self._admit(peer, container)
+            worker = await find(container)
             if await self._offer(worker, sock, peer, opening):
                 sock.close()
                 return
@@ -156,6 +159,7 @@ class FrontDoor:
             connection=number,
             uid=peer.uid,
             agent=opening.agent,
+            session=opening.session,
             attach_id=opening.attach_id,
             data=opening.data,
         )
@@ -163,6 +167,9 @@ class FrontDoor:
         gone = asyncio.ensure_future(worker.link.wait_closed())
         try:
             await asyncio.wait((taken, gone), timeout=TAKE_SEC, return_when=asyncio.FIRST_COMPLETED)
+            if worker.leaving:  # it takes its time, and the next one is asked at its end
+                patience = self._registry.leave_sec
+                await asyncio.wait((taken, gone), timeout=patience, return_when=asyncio.FIRST_COMPLETED)
             if not taken.done() and not gone.done():  # it may take it yet: nobody else must have it
                 raise WorkerFailed(f"the worker did not take the connection within {TAKE_SEC:g} s")
             return taken.done()

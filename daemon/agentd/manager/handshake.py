@@ -17,18 +17,23 @@ class Opening(NamedTuple):
     """What a connection asks for. `container` and `agent` are "" where it leaves that to agentd.
 
     `attach_id` is the raw id to answer once a worker has the connection, b"" for one that began with ACP;
-    `data` is what the worker must read first.
+    `data` is what the worker must read first. `session`: the one to go on with, or "". `start`: whether a
+    worker is to be started where there is none.
     """
 
     container: str
     agent: str
     attach_id: bytes
     data: bytes
+    session: str = ""
+    start: bool = True
 
 
 class _Attach(msgspec.Struct, forbid_unknown_fields=True):
     container: str = ""
     agent: str = ""
+    session: str = ""
+    start: bool = True
 
 
 async def first_line(sock: socket.socket, *, limit: int, deadline: float) -> tuple[bytes, bytes] | None:
@@ -66,8 +71,10 @@ def understand(line: bytes, rest: bytes) -> Opening:
         raise InvalidRequest("the first message must be a request: initialize, or _agentd/attach")
     params = envelope.members(line).get("params", b"{}")
     if message.method == methods.ATTACH:
-        attach = _attach(params)
-        return Opening(attach.container, attach.agent, message.raw_id, rest)
+        wanted = _attach(params)
+        return Opening(
+            wanted.container, wanted.agent, message.raw_id, rest, session=wanted.session, start=wanted.start
+        )
     if message.method != methods.INITIALIZE:
         raise InvalidRequest(f"the first message must be initialize or _agentd/attach, not {message.method}")
     meta = envelope.members(envelope.members(params).get("_meta", b"{}"))
@@ -79,4 +86,6 @@ def _attach(params: bytes | msgspec.Raw) -> _Attach:
     try:
         return msgspec.json.decode(params, type=_Attach)
     except msgspec.ValidationError as exc:
-        raise InvalidArgs(f"_agentd/attach takes container and agent, both strings: {exc}") from None
+        raise InvalidArgs(
+            f"_agentd/attach takes container and agent and session, all strings, and start, a boolean: {exc}"
+        ) from None

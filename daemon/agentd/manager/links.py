@@ -68,6 +68,7 @@ class Links:
         self._configuration = configuration
         self._unit_of = unit_of
         self._sock: socket.socket | None = None
+        self._closing = False
         self._greetings: set[link.Link] = set()
         self.watch = Watch()
 
@@ -79,6 +80,7 @@ class Links:
         asyncio.get_running_loop().add_reader(sock, self._accept, sock)
 
     def close(self) -> None:
+        self._closing = True
         if self._sock is not None:
             asyncio.get_running_loop().remove_reader(self._sock)
         for each in [*self._greetings, self.watch.link]:
@@ -116,10 +118,7 @@ class Links:
 
     async def verify(self, peer: Peer, hello: link.Hello) -> None:
         """Raises AccessDenied or InvalidRequest for a peer that is not what it says it is."""
-        if hello.version != link.VERSION:
-            raise InvalidRequest(
-                f"this manager speaks version {link.VERSION} of the link, not {hello.version}"
-            )
+        _check_version(hello)
         if peer.uid not in (0, os.geteuid()):
             raise AccessDenied(f"account {peer.uid} may not link to the manager")
         self._refuse_second(hello)
@@ -142,7 +141,7 @@ class Links:
 
     def welcome(self, wire: link.Link, hello: link.Hello) -> Callable[[link.AnyMessage | None], None]:
         """Take a peer in; returns what takes its messages, and None at its end."""
-        wire.send(link.Welcome(version=link.VERSION))
+        wire.send(link.Welcome(version=link.agreed(hello.version)))
         wire.send(self._settings(hello.container))
         if hello.code != __version__:
             log.info("process %d runs agentd %s, this is %s", hello.pid, hello.code, __version__)
@@ -158,17 +157,23 @@ class Links:
 
     def _from_worker(self, container: Container, worker: WorkerEnd, message: link.AnyMessage | None) -> None:
         match message:
+            case None if self._closing:
+                pass  # we go, and not the worker
             case None:
                 if self._registry.detach(container, worker):
                     self._jobs.worker_gone(container)
             case link.State():
-                container.told(message.snapshot)
-                self._registry.changed(container)
+                worker.snapshot = message.snapshot
+                if container.worker is worker:
+                    container.told(message.snapshot)
+                    self._jobs.worker_told(container)
+                    self._registry.changed(container)
             case link.Taken():
                 self._door.taken(message.connection)
             case link.Failed():
                 container.failure = errors.revive(message.reason, message.message)
             case link.Leaving():
+                worker.dismissed = True
                 if message.container_ended and container.info:
                     container.info = structs.replace(container.info, running=False)
             case link.Progress():
@@ -222,6 +227,14 @@ class Links:
 
     def _settings(self, container: str) -> link.Settings:
         return settings(self._configuration(), container)
+
+
+def _check_version(hello: link.Hello) -> None:
+    try:
+        link.agreed(hello.version)
+    except InvalidRequest as exc:
+        unit = f"agentd@{hello.container}.service" if hello.container else WATCHER_UNIT
+        raise InvalidRequest(f"{exc.message}: restart {unit}, which runs agentd {hello.code}") from None
 
 
 def settings(configuration: Configuration, container: str) -> link.Settings:

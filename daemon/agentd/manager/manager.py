@@ -14,10 +14,11 @@ from agentd.manager import status
 from agentd.manager.access import Access
 from agentd.manager.front_door import FrontDoor
 from agentd.manager.jobs import Jobs
+from agentd.manager.ledger import Ledger
 from agentd.manager.links import Links, UnitOf, check_size
 from agentd.manager.registry import Registry
 from agentd.manager.sockets import ContainerSockets, Inherited
-from agentd.manager.spawner import Spawner
+from agentd.manager.spawner import STOP_MARGIN_SEC, Spawner
 from agentd.paths import Mode, Paths
 from agentd.systemd.events import Event
 from agentd.systemd.notify import Notifier
@@ -52,13 +53,15 @@ class Manager:
         self._said = ""
         self._log = Context(logging.getLogger("agentd.manager"))
         self.registry = Registry(spawner, tasks)
-        self.jobs = Jobs(self.registry, self._log)
+        ledger = Ledger(os.path.join(paths.manager_state, "drains.json"), tasks)
+        self.jobs = Jobs(self.registry, self._log, ledger)
         self.door = FrontDoor(self.registry, tasks, lambda: self.configuration.limits)
         self.links = Links(
             self.registry, self.door, self.jobs, tasks, lambda: self.configuration, unit_of=unit_of
         )
         self.sockets = ContainerSockets(paths, self.door, notifier, inherited)
         self._wire()
+        self.jobs.restore()
         self._apply()
 
     @property
@@ -73,6 +76,7 @@ class Manager:
 
     def _apply(self) -> None:
         self.door.access = Access(self.configuration, any_account=self.paths.mode is Mode.SYSTEM)
+        self.registry.leave_sec = self.configuration.limits.drain_sec + STOP_MARGIN_SEC
         self.registry.configure(self.configuration)
 
     def _drained(self) -> None:

@@ -13,6 +13,7 @@ from agentd.errors import (
     AmbiguousContainer,
     NoSuchContainer,
     NotRunning,
+    ShuttingDown,
     WorkerFailed,
 )
 from agentd.log import Context
@@ -25,6 +26,9 @@ LAST_WORDS_SEC = 0.5
 """How long a worker's own reason for failing may trail behind its exit."""
 
 COME_BACK_SEC = 5.0
+THERE_SEC = 20.0
+"""How long somebody who wants no worker started waits for one."""
+LEAVE_SEC = 40.0
 LISTING_SEC = 5.0
 """How long a connection waits for a watcher to say what there is."""
 
@@ -40,6 +44,8 @@ class Registry:
         self._containers: dict[str, Container] = {}
         self.complete = asyncio.Event()
         """Set once the watcher has told of every container: until then one may exist that is not known."""
+        self.leave_sec = LEAVE_SEC
+        """What a worker may take to leave."""
         self.on_new: list[Callable[[Container], None]] = []
         self.on_removed: list[Callable[[Container], None]] = []
         self.on_change: list[Callable[[Container], None]] = []
@@ -102,7 +108,9 @@ class Registry:
 
     def seen(self, info: link.ContainerInfo) -> None:
         container = self._known(info.name)
-        container.seen(info)
+        failed = container.failure is not None
+        if container.seen(info) and failed:
+            self._spawner.forgive(info.name)
         self.changed(container)
 
     def gone(self, name: str, runtime: str) -> None:
@@ -151,6 +159,8 @@ class Registry:
         if container.worker is not worker:
             return False
         container.detach()
+        if not worker.leaving and container.failure is None and container.start is None:
+            container.failure = WorkerFailed(f"the worker of {container.name} ended without a word")
         about = self.labels(container.name)
         about.info("worker %d left", worker.pid, extra={"event": Event.WORKER_GONE})
         self._drop_if_unknown(container)
@@ -158,32 +168,88 @@ class Registry:
 
     async def worker_of(self, container: Container) -> WorkerEnd:
         """The container's worker, started where there is none. Raises NotRunning, or why it failed."""
-        if self._containers.get(container.name) is not container:
-            raise NoSuchContainer(f"{container.name} has just gone", container=container.name)
+        self._check_known(container)
+        await self._let_leave(container)
         if not container.ready.is_set():
             if container.stopped:
                 raise NotRunning(f"{container.name} is not running; start it and connect again")
-            await asyncio.shield(self._start(container))
+            await self._check_not_given_up(container)
+            await self._started(container)
         if container.worker is None or not container.ready.is_set():
+            await self._check_not_given_up(container)
             raise container.failure or WorkerFailed(f"the worker of {container.name} left at once")
         return container.worker
+
+    async def worker_there(self, container: Container) -> WorkerEnd:
+        """The container's worker if there is one, or soon will be; none is started. Raises NotRunning."""
+        self._check_known(container)
+        await self._let_leave(container)
+        try:
+            await asyncio.wait_for(container.ready.wait(), THERE_SEC)
+        except TimeoutError:
+            pass  # said below
+        if container.worker is None or not container.ready.is_set():
+            raise NotRunning(f"the worker of {container.name} was stopped; connect again to start it")
+        return container.worker
+
+    async def start_worker(self, container: Container) -> WorkerEnd:
+        """`worker_of`, for somebody who means it: one that has failed too often is tried again."""
+        if not container.ready.is_set():
+            self._spawner.forgive(container.name)
+        return await self.worker_of(container)
+
+    def _check_known(self, container: Container) -> None:
+        if self._containers.get(container.name) is not container:
+            raise NoSuchContainer(f"{container.name} has just gone", container=container.name)
+
+    async def _let_leave(self, container: Container) -> None:
+        """Wait for a worker that is on its way out: the next one cannot be there before."""
+        if container.worker is None or not container.worker.leaving:
+            return
+        try:
+            await asyncio.wait_for(container.unlinked.wait(), self.leave_sec)
+        except TimeoutError:
+            raise WorkerFailed(f"the worker of {container.name} was stopped, but does not end") from None
+
+    async def _check_not_given_up(self, container: Container) -> None:
+        if await self._spawner.gave_up(container.name):
+            name = container.name
+            container.failure = container.failure or WorkerFailed(
+                f"the worker of {name} ended without a word"
+            )
+            self.changed(container)
+            raise WorkerFailed(
+                f"the worker of {name} fails again and again and is not started any more; the last time: "
+                f"{container.failure.message}. When that is mended: {self._spawner.remedy(name)}"
+            )
+
+    async def _started(self, container: Container) -> None:
+        """Wait for a start, which goes on when we don't. Raises ShuttingDown where a stop came between."""
+        start = self._start(container)
+        await asyncio.wait((start,))
+        if start.cancelled():
+            raise ShuttingDown(f"the worker of {container.name} was stopped before it was up; connect again")
+        start.result()
 
     def _start(self, container: Container) -> "asyncio.Task[None]":
         """One start at a time, shared by all who wait for it; a failed one is not remembered."""
         if container.start is None:
-            container.failure = None
             container.start = self._tasks.start(self._run_start(container), f"start of {container.name}")
             self.changed(container)
         return container.start
 
     async def _run_start(self, container: Container) -> None:
+        before, container.failure = container.failure, None
         try:
-            await self._spawner.start(container.name, container.ready)
+            async with container.turn:
+                await self._spawner.start(container.name, container.ready)
         except AgentdError as exc:
             await self._last_words(container)
             if isinstance(exc, AlreadyRunning) and await self._comes_back(container):
                 return
-            container.failure = container.failure or exc
+            # nothing ran where it was given up before: what was said then still counts
+            said = before if await self._spawner.gave_up(container.name) else None
+            container.failure = container.failure or said or exc
             self.labels(container.name).warning("%s", container.failure.message)
         finally:
             container.start = None
@@ -205,10 +271,20 @@ class Registry:
         return True
 
     async def stop_worker(self, container: Container, timeout: float) -> None:
-        """Have the worker drain for at most that long, and leave. Raises WorkerFailed."""
+        """Have the worker drain for at most that long, and leave. Raises WorkerFailed.
 
+        A start that was asked for before ends, so that it undoes nothing.
+        """
+        if container.start is not None:
+            container.start.cancel()
+            await asyncio.wait((container.start,))
+        async with container.turn:
+            await self._stop(container, timeout)
+
+    async def _stop(self, container: Container, timeout: float) -> None:
         async def ask() -> None:
             if container.worker is not None:
+                container.worker.dismissed = True
                 container.worker.link.send(link.Leave(timeout=timeout))
                 await asyncio.wait_for(container.unlinked.wait(), timeout + STOP_MARGIN_SEC)
 

@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator
 from agentd import errors
 from agentd.bus import Bus
 from agentd.config import Limits, load
-from agentd.errors import AgentdError
+from agentd.errors import AgentdError, StoreFailed
 from agentd.lock import only_one
 from agentd.manager.bus.control import Control
 from agentd.manager.manager import Manager
@@ -151,6 +151,8 @@ class Service:
         manager.links.close()
         await spawner.close()
         await control.close()
+        with contextlib.suppress(StoreFailed):  # logged where it was found
+            await manager.jobs.kept()
         await self._tasks.close()
         manager.sockets.close(remove=isinstance(spawner, ChildSpawner))
 

@@ -10,7 +10,9 @@ from typing import Protocol
 
 from agentd.config import Limits
 from agentd.errors import AlreadyRunning, WorkerFailed
+from agentd.manager.failures import Failures
 from agentd.process import Child, dies_with_us, spawn
+from agentd.systemd import limit
 from agentd.systemd.units import UnitJobs
 from agentd.tasks import Tasks
 
@@ -33,6 +35,15 @@ class Spawner(Protocol):
         `ask` tells it to leave and waits until it has, for whoever has no better way.
         """
 
+    async def gave_up(self, name: str) -> bool:
+        """Whether the worker has failed so often that it is not started before somebody says so."""
+
+    def forgive(self, name: str) -> None:
+        """Somebody says so: the next start counts as the first."""
+
+    def remedy(self, name: str) -> str:
+        """The command with which a person says so."""
+
     async def close(self) -> None:
         """The manager has ended. What was started for it alone ends too."""
 
@@ -46,12 +57,24 @@ class UnitSpawner:
     def __init__(self, jobs: UnitJobs, limits: Limits) -> None:
         self._jobs = jobs
         self._limits = limits
+        self._given_up: dict[str, int] = {}
+        """By name, when a start was asked for that the unit's limit has barred."""
+        self._forgiven: set[str] = set()
 
     def unit(self, name: str) -> str:
         return f"agentd@{name}.service"
 
     async def start(self, name: str, ready: asyncio.Event) -> None:
-        await self._jobs.start(self.unit(name), timeout=self._limits.worker_start_sec)
+        if name in self._forgiven:
+            self._forgiven.discard(name)
+            await limit.reset_failed(self._jobs.bus, self.unit(name))
+        asked = limit.now()
+        try:
+            await self._jobs.start(self.unit(name), timeout=self._limits.worker_start_sec)
+        except WorkerFailed:
+            self._given_up[name] = asked
+            await self.gave_up(name)
+            raise
         try:
             await asyncio.wait_for(ready.wait(), self._limits.worker_start_sec)
         except TimeoutError:
@@ -61,6 +84,19 @@ class UnitSpawner:
 
     async def stop(self, name: str, ask: Callable[[], Awaitable[None]]) -> None:
         await self._jobs.stop(self.unit(name), timeout=self._limits.drain_sec + STOP_MARGIN_SEC)
+
+    async def gave_up(self, name: str) -> bool:
+        asked = self._given_up.get(name)
+        if asked is not None and not await limit.is_barred(self._jobs.bus, self.unit(name), asked):
+            self._given_up.pop(name, None)  # it was tried, then or since, or somebody has reset it
+        return name in self._given_up
+
+    def forgive(self, name: str) -> None:
+        self._given_up.pop(name, None)
+        self._forgiven.add(name)
+
+    def remedy(self, name: str) -> str:
+        return f"systemctl reset-failed {self.unit(name)}, and connect again"
 
     async def close(self) -> None:
         """Workers outlive their manager: that is what they are units for."""
@@ -75,6 +111,9 @@ class ChildSpawner:
         self._limits = limits
         self._tasks = Tasks()
         self._workers: dict[str, Child] = {}
+        self._dismissed: set[Child] = set()
+        """Those whose end was wanted, however they end."""
+        self._failures: dict[str, Failures] = {}
         self._watcher: Child | None = None
 
     def unit(self, name: str) -> str:
@@ -84,6 +123,8 @@ class ChildSpawner:
         old = self._workers.get(name)
         if old is not None and await self._watch(old, ready) is None:
             return
+        if await self._pause(name, ready):
+            return
         child = self._workers[name] = self._spawn(name)  # the old one was on its way out
         self._tasks.start(self._reap(name, child), f"worker {name}")
         status = await self._watch(child, ready)
@@ -91,6 +132,16 @@ class ChildSpawner:
             raise AlreadyRunning(f"an earlier worker of {name} lives, but has not linked to this manager")
         if status is not None:
             raise WorkerFailed(f"the worker of {name} ended with status {status}; its log says why")
+
+    async def _pause(self, name: str, ready: asyncio.Event) -> bool:
+        """Wait after a failure. True where an earlier worker has linked meanwhile."""
+        failures = self._failures.get(name)
+        pause = failures.pause(asyncio.get_running_loop().time()) if failures else 0.0
+        if pause:
+            up = asyncio.ensure_future(ready.wait())
+            await asyncio.wait((up,), timeout=pause)
+            up.cancel()
+        return ready.is_set()
 
     async def _watch(self, child: Child, ready: asyncio.Event) -> int | None:
         """None once the worker is ready, its exit status if it ends before; too slow a one is killed."""
@@ -110,12 +161,24 @@ class ChildSpawner:
         try:
             return spawn(self._command("worker", name), env=os.environ)
         except OSError as exc:
+            self._note_failure(name)
             raise WorkerFailed(f"no worker can be started for {name}: {exc.strerror}") from None
 
     async def stop(self, name: str, ask: Callable[[], Awaitable[None]]) -> None:
-        await ask()  # it may be the child of a manager before us
         if child := self._workers.get(name):
+            self._dismissed.add(child)
+        await ask()  # it may be the child of a manager before us
+        if child:
             await child.stop(term=1, kill=self._limits.agent_kill_sec)
+
+    async def gave_up(self, name: str) -> bool:
+        return name in self._failures and self._failures[name].too_many
+
+    def forgive(self, name: str) -> None:
+        self._failures.pop(name, None)
+
+    def remedy(self, name: str) -> str:
+        return f"agentctl start {name}"
 
     def start_watcher(self) -> None:
         """Keep a watcher running, which is gone when we are."""
@@ -138,9 +201,16 @@ class ChildSpawner:
             pause = min(2 * pause, 60)
 
     async def _reap(self, name: str, child: Child) -> None:
-        await child.wait()
+        status = await child.wait()
         if self._workers.get(name) is child:
             del self._workers[name]
+        if status not in (0, AlreadyRunning.exit_status) and child not in self._dismissed:
+            self._note_failure(name)
+        self._dismissed.discard(child)
+
+    def _note_failure(self, name: str) -> None:
+        failures = self._failures.setdefault(name, Failures())
+        failures.add(asyncio.get_running_loop().time())
 
     def _command(self, *verb: str) -> list[str]:
         return [sys.executable, "-m", "agentd", *verb, *self._arguments]

@@ -2,13 +2,16 @@
 """The whole state at one moment, as Status() gives it: stable keys, new ones may be added.
 
 {version, mode, state, pid, draining, watcher: {connected, engines: {name: problem}},
- containers: [{name, runtime, state, unit, worker_pid, worker_version, clients, turns, last_error,
+ containers: [{name, runtime, state, unit, worker_pid, worker_version, outdated, clients, turns, last_error,
                sessions: [{id, agent, state, queued}], agents: [{name, state, pid, version}]}],
  jobs: [{id, kind, target, state, remaining, drained, deadline_usec}]}
+
+`outdated`: its worker runs another version of agentd than the manager.
 """
 
 import msgspec
 
+from agentd import __version__
 from agentd.link import AgentInfo, SessionInfo
 from agentd.manager.container import Container
 from agentd.manager.jobs import Job
@@ -26,6 +29,7 @@ class ContainerStatus(msgspec.Struct, kw_only=True):
     unit: str
     worker_pid: int
     worker_version: str
+    outdated: bool
     clients: int
     turns: int
     last_error: str
@@ -63,6 +67,7 @@ def of_container(container: Container, unit: str) -> ContainerStatus:
         unit=unit,
         worker_pid=worker.pid if worker else 0,
         worker_version=worker.code if worker else "",
+        outdated=worker is not None and worker.code != __version__,
         clients=snapshot.clients,
         turns=snapshot.turns,
         last_error=container.failure.message if container.failure else "",

@@ -37,17 +37,20 @@ class ContainerFace(Interface, name="org.agentd1.Container"):
     async def drain(self, options: dict[str, Any]) -> str:
         await self._require(Action.DRAIN, "drain")
         timeout = drain_timeout(options, self._manager.configuration.limits.drain_sec)
-        return paths.of_job(self._manager.jobs.drain(self._container.name, timeout).id)
+        job = self._manager.jobs.drain(self._container.name, timeout)
+        await self._manager.jobs.kept()
+        return paths.of_job(job.id)
 
     @method()
     async def undrain(self) -> None:
         await self._require(Action.DRAIN, "undrain")
         self._manager.jobs.undrain(self._container.name)
+        await self._manager.jobs.kept()
 
     @method()
     async def start(self) -> None:
         await self._require(Action.MANAGE_CONTAINERS, "start")
-        await self._manager.registry.worker_of(self._container)
+        await self._manager.registry.start_worker(self._container)
 
     @method()
     async def stop(self) -> None:

@@ -19,6 +19,7 @@ class JobFace(Interface, name="org.agentd1.Job"):
     async def cancel(self) -> None:
         await self._authority.require(Action.DRAIN, container=self._job.target, verb="cancel")
         self._jobs.cancel(self._job)
+        await self._jobs.kept()
 
     @signal("uas")
     def progress(self, remaining: int, drained: list[str]) -> None: ...

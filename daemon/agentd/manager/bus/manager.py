@@ -37,12 +37,15 @@ class ManagerFace(Interface, name="org.agentd1.Manager"):
     async def drain(self, target: str, options: dict[str, Any]) -> str:
         await self._authority.require(Action.DRAIN, container=target, verb="drain")
         timeout = drain_timeout(options, self._manager.configuration.limits.drain_sec)
-        return paths.of_job(self._manager.jobs.drain(target, timeout).id)
+        job = self._manager.jobs.drain(target, timeout)
+        await self._manager.jobs.kept()
+        return paths.of_job(job.id)
 
     @method("s")
     async def undrain(self, target: str) -> None:
         await self._authority.require(Action.DRAIN, container=target, verb="undrain")
         self._manager.jobs.undrain(target)
+        await self._manager.jobs.kept()
 
     @method("", "a{sv}", names=("report",))
     async def reload(self) -> dict[str, Any]:

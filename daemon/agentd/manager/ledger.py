@@ -1,0 +1,151 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is drained and what drains, on disk: no restart, upgrade or crash of the manager forgets it."""
+
+import asyncio
+import logging
+import os
+import time
+from pathlib import Path
+
+import msgspec
+
+from agentd.errors import StoreFailed
+from agentd.systemd.events import Event
+from agentd.tasks import Tasks
+
+VERSION = 1
+WRITE_SEC = 10.0
+"""What the disk may take, before whoever waits for it is told."""
+
+log = logging.getLogger(__name__)
+
+
+class PartRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """One container's share of a job; `pid` is the worker that was told, `result` "" before its end."""
+
+    remaining: int
+    pid: int
+    drained: list[str] = []
+    result: str = ""
+
+
+class JobRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """A job. Times are microseconds of Unix time; `ended_usec` is 0 while it runs."""
+
+    id: int
+    target: str
+    state: str
+    deadline_usec: int
+    ended_usec: int = 0
+    parts: dict[str, PartRecord] = {}
+
+
+class Drains(msgspec.Struct, frozen=True, kw_only=True):
+    """All there is to remember. `orders`: by container, the job whose order its worker was given last."""
+
+    version: int = VERSION
+    next_job: int = 1
+    all_drained: bool = False
+    drained: list[str] = []
+    orders: dict[str, int] = {}
+    jobs: list[JobRecord] = []
+
+
+class Ledger:
+    """The file, which is always whole: the newest state replaces the one before, in one step."""
+
+    def __init__(self, path: str, tasks: Tasks) -> None:
+        self._path = path
+        self._tasks = tasks
+        self._last = Drains()
+        self._next: Drains | None = None
+        self._writing: asyncio.Task[None] | None = None
+        self._problem: StoreFailed | None = None
+
+    def load(self) -> Drains:
+        """What was written last. Where that cannot be known, everything counts as drained."""
+        try:
+            return _decoded(Path(self._path).read_bytes())
+        except FileNotFoundError:
+            return Drains()
+        except (OSError, msgspec.DecodeError) as exc:
+            return self._safe(exc)
+
+    def _safe(self, why: Exception) -> Drains:
+        """Keep aside what cannot be understood, and let no work begin that somebody may have stopped."""
+        aside = f"{self._path}.{int(time.time())}"
+        try:
+            os.replace(self._path, aside)
+        except OSError as exc:
+            aside = f"it stays there ({exc.strerror})"
+        log.error(
+            "%s cannot be used (%s; kept as %s): what was drained is not known, so everything is, now. "
+            "Look into that file, then let work begin again: agentctl undrain, or agentctl undrain NAME",
+            *(self._path, why, aside),
+            extra={"event": Event.STORE_FAILED},
+        )
+        drains = Drains(all_drained=True)
+        self.put(drains)
+        return drains
+
+    # Writing
+
+    def put(self, drains: Drains) -> None:
+        """Have this written next, in place of what still waits to be."""
+        self._last = self._next = drains
+        if self._writing is None:
+            self._writing = self._tasks.start(self._write_all(), "ledger of drains")
+
+    async def written(self) -> None:
+        """Return once all that was put is on disk. What failed before is tried again. Raises StoreFailed."""
+        if self._problem is not None:
+            self.put(self._last)
+        if self._writing is not None:
+            await asyncio.wait((self._writing,), timeout=WRITE_SEC)
+        if self._writing is not None:
+            raise StoreFailed(f"it is done, but {self._path} was not written within {WRITE_SEC:g} s")
+        if self._problem is not None:
+            raise self._problem
+
+    async def _write_all(self) -> None:
+        try:
+            while self._next is not None:
+                drains, self._next = self._next, None
+                self._problem = await self._write(msgspec.json.encode(drains))
+        finally:
+            self._writing = None
+
+    async def _write(self, data: bytes) -> StoreFailed | None:
+        try:
+            await asyncio.to_thread(replace_file, self._path, data)
+        except OSError as exc:
+            text = (
+                f"it is done, but a restart would forget it: {self._path} cannot be written: {exc.strerror}"
+            )
+            log.error("drains: %s", text, extra={"event": Event.STORE_FAILED})
+            return StoreFailed(f"{text}; mend that and give the order again")
+        return None
+
+
+def _decoded(data: bytes) -> Drains:
+    """Raises DecodeError for what is damaged, or was written by a newer agentd."""
+    drains = msgspec.json.decode(data, type=Drains)
+    if drains.version > VERSION:
+        raise msgspec.DecodeError(f"version {drains.version} is of a newer agentd, this one knows {VERSION}")
+    return drains
+
+
+def replace_file(path: str, data: bytes) -> None:
+    """Write a file so that whoever reads it, after a power cut too, finds the old or the new one. Blocks."""
+    fresh = path + ".new"
+    descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    with open(descriptor, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(descriptor)
+    os.replace(fresh, path)
+    folder = os.open(os.path.dirname(path), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)

@@ -1,0 +1,158 @@
+# SPDX-License-Identifier: Apache-2.0
+
+import asyncio
+import errno
+import os
+import threading
+from pathlib import Path
+
+import pytest
+
+from agentd import errors
+from agentd.manager import ledger as module
+from agentd.manager.ledger import Drains, JobRecord, Ledger, PartRecord, replace_file
+from agentd.tasks import Tasks
+from unit.loop import run, settle, skip
+
+JOB = JobRecord(
+    id=3,
+    target="box",
+    state="running",
+    deadline_usec=7,
+    parts={"box": PartRecord(remaining=1, pid=5, drained=["s"])},
+)
+DRAINS = Drains(next_job=4, all_drained=True, drained=["box", "ä"], orders={"box": 3}, jobs=[JOB])
+
+
+def ledger(folder: Path) -> Ledger:
+    return Ledger(str(folder / "drains.json"), Tasks())
+
+
+def test_what_was_written_is_there_for_the_next_manager(tmp_path: Path) -> None:
+    async def test() -> None:
+        first = ledger(tmp_path)
+        first.put(DRAINS)
+        await first.written()
+        assert ledger(tmp_path).load() == DRAINS
+        assert [each.name for each in tmp_path.iterdir()] == ["drains.json"]
+        assert (tmp_path / "drains.json").stat().st_mode & 0o777 == 0o600
+
+    run(test())
+
+
+def test_where_nothing_was_ever_written_nothing_is_drained(tmp_path: Path) -> None:
+    async def test() -> None:
+        assert ledger(tmp_path).load() == Drains()
+        await ledger(tmp_path).written()
+        assert not list(tmp_path.iterdir())
+
+    run(test())
+
+
+@pytest.mark.parametrize("found", [b"", b"{", b"[]", b'{"next_job":"x"}', b'{"version":2}', b"\xff"])
+def test_what_cannot_be_understood_is_kept_and_all_is_drained(
+    tmp_path: Path, found: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "drains.json").write_bytes(found)
+
+    async def test() -> None:
+        first = ledger(tmp_path)
+        assert first.load() == Drains(all_drained=True)
+        await first.written()
+        assert ledger(tmp_path).load().all_drained  # also after the next restart
+
+    run(test())
+    [aside] = [each for each in tmp_path.iterdir() if each.name != "drains.json"]
+    assert aside.read_bytes() == found
+    assert "agentctl undrain" in caplog.text and str(aside) in caplog.text
+
+
+def test_a_file_that_cannot_even_be_read_keeps_nobody_from_starting(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "drains.json").mkdir()
+
+    async def test() -> None:
+        first = ledger(tmp_path)
+        assert first.load().all_drained
+        await first.written()
+
+    run(test())
+    assert "agentctl undrain" in caplog.text
+
+
+def test_the_newest_of_what_waits_is_written_and_nothing_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written, go = list[bytes](), threading.Event()
+
+    def slow(path: str, data: bytes) -> None:
+        go.wait(10)
+        written.append(data)
+
+    monkeypatch.setattr(module, "replace_file", slow)
+
+    async def test() -> None:
+        first = ledger(tmp_path)
+        for number in (1, 2, 3, 4):
+            first.put(Drains(next_job=number))
+            await settle()
+        go.set()
+        await first.written()
+        assert [b'"next_job":1' in written[0], b'"next_job":4' in written[1], len(written)] == [
+            True,
+            True,
+            2,
+        ]
+
+    run(test())
+
+
+def test_a_disk_that_fails_is_told_and_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(path: str, data: bytes) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    async def test() -> None:
+        first = ledger(tmp_path)
+        with monkeypatch.context() as patched:
+            patched.setattr(module, "replace_file", full)
+            first.put(DRAINS)
+            with pytest.raises(errors.StoreFailed, match=r"drains.json cannot be written: No space left"):
+                await first.written()
+        await first.written()
+        assert ledger(tmp_path).load() == DRAINS
+
+    run(test())
+
+
+def test_a_disk_that_hangs_is_not_waited_for_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go = threading.Event()
+    monkeypatch.setattr(module, "replace_file", lambda path, data: go.wait(10))
+
+    async def test() -> None:
+        first = ledger(tmp_path)
+        first.put(DRAINS)
+        waiting = asyncio.ensure_future(first.written())
+        await settle()
+        await skip(module.WRITE_SEC)
+        with pytest.raises(errors.StoreFailed, match="not written within 10 s"):
+            await waiting
+        go.set()
+        await first.written()
+
+    run(test())
+
+
+def test_a_crash_while_writing_leaves_the_old_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = str(tmp_path / "drains.json")
+    replace_file(path, b"old")
+
+    def power_cut(descriptor: int) -> None:
+        raise OSError(errno.EIO, "cut")
+
+    monkeypatch.setattr(os, "fsync", power_cut)
+    with pytest.raises(OSError, match="cut"):
+        replace_file(path, b"new")
+    assert Path(path).read_bytes() == b"old"
