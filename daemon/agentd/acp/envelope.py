@@ -202,6 +202,11 @@ def value(raw: bytes | Raw) -> Any:
         raise InvalidRequest(f"not understood: {exc}") from None
 
 
+def canonical(raw_id: bytes) -> bytes:
+    """An id as any two programs spell it that have decoded it."""
+    return raw_id if raw_id.isdigit() else encode(value(raw_id))
+
+
 def text(raw: Raw | None) -> str | None:
     """A raw member as a string, or None where it is anything else."""
     try:

@@ -26,6 +26,14 @@ TERMINAL_CREATE = "terminal/create"
 ATTACH = "_agentd/attach"
 """Ours: the first line of a connection. Params {container?, agent?}; result {container, agent}."""
 
+RECOVER = "_agentd/recover"
+"""Ours: a client whose connection broke asks on a new one for the answers it has not had."""
+LEAVING = "_agentd/leaving"
+"""Ours, to clients that came by `_agentd/attach`: the worker closes, and why. Params {reason, message}."""
+
+SESSIONS, HISTORY = "_agentd/sessions", "_agentd/history"
+"""Ours: the sessions that are kept, and what was said in one, page by page."""
+
 AGENTS, PATHS = "_agentd/agents", "_agentd/paths"
 """Ours: what agents the container has, and which of the host's directories it shares."""
 

@@ -13,6 +13,9 @@ from agentd.interface import BusError
 from agentd.paths import Paths
 
 NAME, ROOT, MANAGER, JOB = "org.agentd1", "/org/agentd1", "org.agentd1.Manager", "org.agentd1.Job"
+CONTAINER = "org.agentd1.Container"
+WORKER_SEC = 120.0
+"""For a worker to start, or to drain and leave."""
 ABSENT = (
     "org.freedesktop.DBus.Error.ServiceUnknown",
     "org.freedesktop.DBus.Error.NameHasNoOwner",
@@ -29,6 +32,11 @@ class Control:
     async def manager(self, member: str, signature: str = "", *args: object) -> list[Any]:
         """Call a method of the Manager; the user may be asked for a password. Raises its error."""
         return await self.bus.call(NAME, ROOT, MANAGER, member, signature, *args, interactive=True)
+
+    async def container(self, name: str, member: str) -> None:
+        """Call a method of a Container. Raises its error, or NoSuchContainer."""
+        [path] = await self.manager("GetContainer", "s", name)
+        await self.bus.call(NAME, path, CONTAINER, member, interactive=True, timeout=WORKER_SEC)
 
     async def property(self, path: str, interface: str, name: str) -> Any:
         [value] = await self.bus.call(

@@ -38,6 +38,7 @@ def parser() -> argparse.ArgumentParser:
     verbs = top.add_subparsers(required=True, metavar="VERB")
     _talking(verbs)
     _looking(verbs)
+    _remembering(verbs)
     _ordering(verbs)
     return top
 
@@ -67,6 +68,12 @@ def _talking(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> No
     )
     prompt.add_argument("--json", action="store_true", help="print updates and the result as lines of JSON")
     attach.add_argument(
+        "--session",
+        metavar="ID",
+        default="",
+        help="go on with this session where the editor makes a new one",
+    )
+    attach.add_argument(
         "--login", metavar="AGENT/METHOD", default="", help="run an agent's own login instead"
     )
     _login(verbs)
@@ -92,6 +99,29 @@ def _looking(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> No
         each.add_argument("--json", action="store_true", help="print JSON with stable keys")
 
 
+def _remembering(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    sessions = _verb(
+        verbs, "sessions", "list the sessions of a container, those that are only kept included"
+    )
+    sessions.add_argument(
+        "container",
+        metavar="NAME",
+        nargs="?",
+        default="",
+        help="a container; all whose workers run without it",
+    )
+    sessions.add_argument("--json", action="store_true", help="print JSON with stable keys")
+    history = _verb(verbs, "history", "show what was said in a session")
+    history.add_argument(
+        "session", metavar="SESSION", help="its ID, or NAME#ID with the container that has it"
+    )
+    history.add_argument(
+        "--container", metavar="NAME", default="", help="the container; SESSION is all ID then"
+    )
+    history.add_argument("--json", action="store_true", help="print each update as a line of JSON")
+    history.add_argument("--no-pager", action="store_true", help="print all at once, on a terminal too")
+
+
 def _ordering(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     drain = _verb(verbs, "drain", "let running turns end and none begin")
     drain.add_argument(
@@ -103,6 +133,12 @@ def _ordering(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
         each.add_argument(
             "target", metavar="NAME", nargs="?", default="", help="a container; all without it"
         )
+    start = _verb(verbs, "start", "start a container's worker, also one that has failed too often")
+    stop = _verb(
+        verbs, "stop", "drain a container's worker and stop it; the next connection starts it again"
+    )
+    for each in (start, stop):
+        each.add_argument("container", metavar="NAME")
     _verb(verbs, "reload", "make the manager read its configuration again")
 
 

@@ -1,0 +1,23 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`agentctl start` and `agentctl stop`, as an administrator types them."""
+
+from support.embedded import Start, eventually
+
+
+def test_a_worker_is_started_and_stopped_by_name(start: Start) -> None:
+    agentd = start(bus="private")
+    assert agentd.workers() == []
+    done = agentd.agentctl("start", "here")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert agentd.container()["state"] == "serving"
+    done = agentd.agentctl("stop", "here")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    eventually(lambda: agentd.workers() == [], "it has gone")
+
+
+def test_a_container_that_is_not_there_is_named(start: Start) -> None:
+    agentd = start(bus="private")
+    for verb in ("start", "stop"):
+        done = agentd.agentctl(verb, "nowhere")
+        assert (done.returncode, done.stdout) == (66, "")
+        assert "nowhere" in done.stderr
