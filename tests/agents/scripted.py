@@ -349,7 +349,7 @@ class Agent:
         self.turns.add(session)
         self.cancelled[session] = asyncio.Event()
         try:
-            return await self.perform(session, params["prompt"][0]["text"])
+            return await self.perform(session, params["prompt"][-1]["text"])
         finally:
             self.turns.discard(session)
 

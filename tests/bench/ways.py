@@ -51,10 +51,12 @@ class Wire:
         self._number = 0
         self.session = ""
 
-    def send(self, method: str, params: dict[str, object]) -> None:
+    def send(self, method: str, params: dict[str, object]) -> int:
+        """Returns the request's id."""
         self._number += 1
         frame = {"jsonrpc": "2.0", "id": self._number, "method": method, "params": params}
         self._write.write(json.dumps(frame).encode() + b"\n")
+        return self._number
 
     def take(self) -> int:
         """Read what is there, without waiting for more, into the buffer; the number of bytes."""
@@ -98,9 +100,9 @@ class Wire:
         answer = self.call(method, {"sessionId": session, "cwd": "/", "mcpServers": []})
         assert b'"error"' not in answer[-4096:], answer[-4096:]
 
-    def prompt(self, text: str = "", session: str = "") -> None:
+    def prompt(self, text: str = "", session: str = "") -> int:
         block = {"type": "text", "text": text}
-        self.send("session/prompt", {"sessionId": session or self.session, "prompt": [block]})
+        return self.send("session/prompt", {"sessionId": session or self.session, "prompt": [block]})
 
     def round_trips(self, count: int, sessions: Iterable[str] = ()) -> list[float]:
         """Seconds of each of some turns that end at once, in all those sessions one after the other."""
@@ -183,11 +185,12 @@ def through(program: str, folder: Path) -> Iterator[Wire]:
 
 @contextlib.contextmanager
 def agentd(
-    folder: Path, *containers: str, isolation: str = "shared", sessions: int = 32
+    folder: Path, *containers: str, isolation: str = "shared", sessions: int = 32, transcripts: str = "full"
 ) -> Iterator[Embedded]:
     """An agentd with these containers. `isolation`: whether the sessions of one share an agent process."""
     command = ", ".join(f"'{word}'" for word in AGENT)
     text = f'default_agent = "fast"\nruntimes = []\n[limits]\nsessions = {sessions}\n'
+    text += f'[store]\ntranscripts = "{transcripts}"\n'
     text += f'[agents.fast]\ncommand = [{command}]\nisolation = "{isolation}"\n'
     for name in containers or ("here",):
         text += f'[containers.{name}]\nruntime = "host"\ndirectory = "{folder}"\n'

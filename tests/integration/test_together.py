@@ -143,7 +143,18 @@ def test_a_closed_session_is_closed_for_all(pair: tuple[Client, Client]) -> None
     assert result(two.call("session/close", {"sessionId": one.session})) == {}
     assert reason(one.answer_to(turn)[0]) == "no_such_session"
     assert reason(one.turn("say no")[0]) == "no_such_session"
+    assert one.session in listed(one)  # it can be loaded again
+
+
+def test_a_deleted_session_is_not_there_any_more(pair: tuple[Client, Client]) -> None:
+    one, two = pair
+    one.turn("say on")
+    assert result(two.call("session/delete", {"sessionId": one.session})) == {}
     assert one.session not in listed(one)
+    assert (
+        reason(one.call("session/load", {"sessionId": one.session, "cwd": "/", "mcpServers": []}))
+        == "no_such_session"
+    )
 
 
 def test_nothing_asked_in_a_closed_session_opens_it_again(pair: tuple[Client, Client]) -> None:

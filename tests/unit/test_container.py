@@ -135,6 +135,16 @@ def test_a_drained_worker_makes_a_new_manager_know_it(state: str) -> None:
     assert container.state == "drained"
 
 
+def test_a_worker_that_leaves_is_not_drained_unless_that_was_ordered() -> None:
+    leaving = link.Snapshot(state="draining", leaving=True)
+    ordered = link.Snapshot(state="draining", leaving=True, drain=link.DrainInfo(job=3, remaining=1))
+    for snapshot, drained in ((leaving, False), (ordered, True)):
+        container, end = Container("box"), worker()
+        end.snapshot = snapshot
+        container.attach(end)
+        assert (container.drained, end.leaving) == (drained, True)
+
+
 def test_the_runtime_is_the_engines_word() -> None:
     assert (box().runtime, box("runs").runtime, box().stopped) == ("", "podman", False)
 

@@ -18,7 +18,7 @@ def picker(agent: str, own: list[Any]) -> list[Any]:
 
 
 def facts(*, picks: bool = False, **params: Any) -> Facts:
-    return Facts("claude", NOBODY, params, picker if picks else None)
+    return Facts("claude", NOBODY, params, picker if picks else None, now=1e9)
 
 
 def prompt(*blocks: Any) -> bytes:
@@ -102,14 +102,14 @@ def test_other_updates_change_nothing(told: Any) -> None:
 )
 def test_the_first_words_are_the_title(blocks: list[Any], title: str | None) -> None:
     known = facts()
-    known.entitle(prompt(*blocks))
+    known.entitle(prompt(*blocks), 2e9)
     assert known.title == title
 
 
 def test_a_title_stays_but_for_one_of_the_agents() -> None:
     known = facts()
-    known.entitle(prompt(text("one")))
-    known.entitle(prompt(text("two")))
+    known.entitle(prompt(text("one")), 2e9)
+    known.entitle(prompt(text("two")), 2e9)
     assert known.title == "one"
     known.notice({"sessionUpdate": "session_info_update", "title": "better"})
     assert known.title == "better"
@@ -118,7 +118,7 @@ def test_a_title_stays_but_for_one_of_the_agents() -> None:
 @pytest.mark.parametrize("broken", [b"{}", b"[]", b'{"params":5}', b'{"params":{"prompt":{}}}'])
 def test_a_prompt_of_another_shape_gives_no_title(broken: bytes) -> None:
     known = facts()
-    known.entitle(broken)
+    known.entitle(broken, 2e9)
     assert known.title is None
 
 
@@ -127,7 +127,7 @@ def test_a_prompt_of_another_shape_gives_no_title(broken: bytes) -> None:
 
 def test_a_session_is_listed_with_what_is_known() -> None:
     known = facts(cwd="/work", additionalDirectories=["/more"], mcpServers=[{"secret": 1}])
-    known.entitle(prompt(text("one")))
+    known.entitle(prompt(text("one")), 2e9)
     entry = known.listed("1")
     assert datetime.fromisoformat(entry.pop("updatedAt")).tzinfo is not None
     assert entry == {

@@ -129,6 +129,11 @@ def test_attach_names_container_and_agent(params: dict[str, str], container: str
     assert understand(line("_agentd/attach", params), b"rest") == Opening(container, agent, b"0", b"rest")
 
 
+def test_attach_may_name_a_session_and_do_without_a_start() -> None:
+    opening = understand(line("_agentd/attach", {"container": "box", "session": "s-1", "start": False}), b"")
+    assert opening == Opening("box", "", b"0", b"", session="s-1", start=False)
+
+
 def test_attach_may_come_without_params() -> None:
     assert understand(b'{"id":"x","method":"_agentd/attach"}', b"") == Opening("", "", b'"x"', b"")
 
@@ -140,6 +145,8 @@ def test_attach_may_come_without_params() -> None:
         {"container": 7},
         {"container": None},
         {"container": "box", "agent": ["claude"]},
+        {"container": "box", "session": 7},
+        {"container": "box", "start": "no"},
         ["box"],
         "box",
         None,

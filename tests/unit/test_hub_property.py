@@ -131,7 +131,7 @@ class Talker(FakeAgent):
         return {"key": self.keys[params["sessionId"]], "token": params["token"]}
 
     def _prompted(self, message: Message, params: Message) -> None:
-        native, text = params["sessionId"], params["prompt"][0]["text"]
+        native, text = params["sessionId"], params["prompt"][-1]["text"]
         assert self.keys[native] == key_in(text), f"{text} for {self.keys[native]}"
         assert native not in self._running(), "a second prompt in a turn"
         self.book.prompted[key_in(text)].append(text)
@@ -162,7 +162,7 @@ class Talker(FakeAgent):
         """With last words, sometimes."""
         params = message["params"]
         self.open.remove(message)
-        result = {"stopReason": reason, "_meta": {"turn": params["prompt"][0]["text"]}}
+        result = {"stopReason": reason, "_meta": {"turn": params["prompt"][-1]["text"]}}
         self.say(*self._words(params["sessionId"]), {"id": message["id"], "result": result})
 
     def ask_permission(self, native: str) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from agentd.config import Container, Limits
+from agentd.worker import agents
 from unit.loop import settle
 from unit.world import HERE, FakeAgent, FakeClient, World, in_world, prompt, said, update
 
@@ -119,7 +120,7 @@ def test_a_session_whose_client_has_left_meanwhile_is_dropped(tmp_path: Path) ->
         await world.until_gone(client)
         agent.answer({"sessionId": "7"}, "session/new")
         await world.until(lambda: "session/close" in agent.methods())
-        assert world.hub.sessions == {}
+        assert world.hub.sessions.alive == {}
 
     in_world(tmp_path, test, agent_class=Loading)
 
@@ -143,7 +144,7 @@ def test_at_the_limit_the_oldest_that_nobody_uses_has_to_go(tmp_path: Path) -> N
         assert await client.call("session/new", HERE) == "too_many_sessions"
         await world.until_gone(guest)
         new = await client.new()
-        assert sorted(world.hub.sessions) == sorted([kept, new])
+        assert sorted(world.hub.sessions.alive) == sorted([kept, new])
 
     in_world(tmp_path, test, limits=Limits(sessions=2))
 
@@ -200,7 +201,7 @@ def test_one_that_it_does_not_know_is_not_there_afterwards(tmp_path: Path) -> No
         asked = client.request("session/load", {**HERE, "sessionId": "old"})
         (await until_asked(world, "session/load")).refuse("session/load", -32002)
         assert (await client.answer_to(asked))["error"]["code"] == -32002
-        assert world.hub.sessions == {}
+        assert world.hub.sessions.alive == {}
 
     in_world(tmp_path, test, agent_class=Loading)
 
@@ -284,7 +285,11 @@ def test_a_new_session_can_be_moved_to_another_agent(tmp_path: Path) -> None:
     in_world(tmp_path, test, "one", "two")
 
 
-def test_where_the_other_agent_fails_the_session_stays(tmp_path: Path) -> None:
+def test_where_the_other_agent_fails_the_session_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(agents, "START_PAUSES", ())
+
     async def test(world: World) -> None:
         client = await world.client()
         session = await client.new()
@@ -297,8 +302,8 @@ def test_where_the_other_agent_fails_the_session_stays(tmp_path: Path) -> None:
             two = await world.until_agents(before + 1)
         two.crash()
         assert "error" in await client.answer_to(moved)
-        assert world.hub.sessions[session].facts.agent == "one"
-        assert world.hub.sessions[session].is_idle
+        assert world.hub.sessions.alive[session].facts.agent == "one"
+        assert world.hub.sessions.alive[session].is_idle
 
     in_world(tmp_path, test, "one", "two")
 

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
+import asyncio
 import json
 import logging
 from collections.abc import Callable
@@ -18,8 +19,6 @@ from agentd.worker.calls import Call
 from agentd.worker.router import EARLY_BYTES, Router
 from unit.loop import run, settle, skip
 
-IDLE_SEC = 900.0
-
 
 class Agent:
     """Notes what its router does with it."""
@@ -27,6 +26,7 @@ class Agent:
     name, instance, alive = "claude", "4711", True
 
     def __init__(self) -> None:
+        self.active = 0.0
         self.ends: list[AgentdError] = []
         self.failed: list[tuple[Call, AgentdError]] = []
         self.abandoned: list[object] = []
@@ -125,7 +125,7 @@ class Stage:
         info = ContainerInfo(name="box", runtime="host", running=True)
         place = Place(None, info, "owner", Limits(), Redactor([]), log)  # type: ignore[arg-type]
         recipe = Recipe(Command(("claude",), {}), {})
-        self.router = Router("key", "claude", recipe, place, taken=taken.__contains__, idle_sec=IDLE_SEC)
+        self.router = Router("key", "claude", recipe, place, taken=taken.__contains__)
         self.agent = self.router.agent = Agent()  # type: ignore[assignment]
 
     def room(self, public: str, native: str | None = None, *clients: Client) -> Room:
@@ -336,34 +336,43 @@ def test_an_agent_without_sessions_ends_with_its_last_client() -> None:
     staged(test)
 
 
-def test_one_with_sessions_stays_for_a_while() -> None:
+LOADS = {"agentCapabilities": {"loadSession": True}}
+RESUMES = {"agentCapabilities": {"sessionCapabilities": {"resume": {}}}}
+
+
+@pytest.mark.parametrize(
+    ("greeting", "clients", "busy", "may"),
+    [
+        ({}, 0, False, True),
+        ({}, 0, True, False),
+        ({}, 1, False, False),
+        (LOADS, 1, False, True),
+        (LOADS, 1, True, False),
+        (RESUMES, 1, False, True),
+    ],
+)
+def test_an_agent_may_rest_that_nobody_would_miss(
+    greeting: Any, clients: int, busy: bool, may: bool
+) -> None:
     async def test() -> None:
         stage = Stage()
-        stage.room("1")
-        stage.router.settle()
-        await skip(IDLE_SEC - 1)
-        stage.router.settle()  # which gives it no more time
-        assert stage.agent.ends == []
-        await skip(1)
-        assert len(stage.agent.ends) == 1
+        stage.agent.greeting = greeting
+        await stage.router.introduce({})
+        stage.room("1", "1", *(Client(number) for number in range(clients))).busy = busy
+        assert stage.router.may_rest is may
 
     run(test())
 
 
-@pytest.mark.parametrize("why", ["client", "turn"])
-def test_it_is_needed_again_when_somebody_comes_or_a_turn_runs(why: str) -> None:
+def test_what_is_said_and_who_comes_is_activity() -> None:
     async def test() -> None:
         stage = Stage()
-        room = stage.room("1")
-        stage.router.settle()
-        if why == "client":
-            room.clients.append(Client())
-            stage.router.joined()
-        else:
-            room.busy = True
-        await skip(2 * IDLE_SEC)
-        assert stage.agent.ends == []
-        stage.router.exited(AgentExited("it ended"))
+        stage.agent.active = asyncio.get_running_loop().time()
+        await skip(100)
+        assert round(stage.router.quiet_sec) == 100
+        stage.router.joined()
+        await skip(10)
+        assert round(stage.router.quiet_sec) == 10
 
     run(test())
 
@@ -470,7 +479,7 @@ def test_what_it_can_do_with_sessions_is_in_its_greeting(greeting: Any, can: boo
     async def test() -> None:
         stage = Stage()
         stage.agent.greeting = greeting
-        assert await stage.router.greet({}) == greeting
+        assert await stage.router.introduce({}) == greeting
         assert await stage.router.can_session("close") == can
 
     run(test())
@@ -480,9 +489,11 @@ def test_a_greeting_that_is_none_fails_for_everybody() -> None:
     async def test() -> None:
         stage = Stage()
         stage.agent.greeting = "hello"
-        for greeted in (stage.router.greet({}), stage.router.greeted()):
-            with pytest.raises(AgentdError, match="answered initialize with something else"):
-                await greeted
+        with pytest.raises(AgentdError, match="answered initialize with something else") as refusal:
+            await stage.router.introduce({})
+        stage.router.fail(refusal.value)
+        with pytest.raises(AgentdError, match="answered initialize with something else"):
+            await stage.router.greeted()
         await settle()
 
     run(test())

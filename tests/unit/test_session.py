@@ -19,12 +19,15 @@ from agentd.errors import (
     QueueFull,
 )
 from agentd.log import Context
+from agentd.store.keeper import Keeper, Nothing
+from agentd.tasks import Tasks
 from agentd.worker.calls import Call
 from agentd.worker.facts import Facts
 from agentd.worker.hello import NOBODY
 from agentd.worker.pathmap import PathMap
 from agentd.worker.question import Decision
-from agentd.worker.session import Prompt, Session, cancel_notification
+from agentd.worker.session import Session, cancel_notification
+from agentd.worker.turns import Prompt
 from unit.loop import run, skip
 
 CANCEL = cancel_notification("s")
@@ -113,8 +116,10 @@ class Client:
     """Notes what it gets. `able`: the requests of an agent's that it serves."""
 
     slow = False
+    uid = 1000
 
     def __init__(self, number: int = 1, *able: str) -> None:
+        self.token = f"client {number}"
         self.number, self.able = number, able
         self.answers: list[dict[str, Any]] = []
         self.heard: list[str] = []
@@ -161,8 +166,13 @@ class House:
     paths = PathMap.everything()
     decision: Decision = "ask"
 
-    def __init__(self) -> None:
+    def __init__(self, store: Keeper) -> None:
         self.revivals = 0
+        self.store = store
+        self.tasks = Tasks()
+
+    def now(self) -> float:
+        return 1e9
 
     def policy(self, kind: str) -> Decision:
         return self.decision
@@ -176,11 +186,11 @@ class House:
 class Room:
     """A session between an agent and a client who has made it."""
 
-    def __init__(self, native: str = "s") -> None:
-        self.house, self.router, self.client = House(), Router(), Client()
-        facts = Facts("claude", NOBODY, {})
+    def __init__(self, native: str = "s", store: Keeper | None = None) -> None:
+        self.house, self.router, self.client = House(store or Nothing()), Router(), Client()
+        facts = Facts("claude", NOBODY, {}, now=0.0)
         log = Context(logging.getLogger("test"), {})
-        self.session = Session("s", facts, 1000, self.house, log)
+        self.session = Session("s", 1, facts, 1000, self.house, log)
         self.session.settle_in(self.router, native)  # type: ignore[arg-type]
         self.enter(self.client)
 
@@ -382,7 +392,7 @@ def test_a_cancelled_turn_that_fails_was_cancelled() -> None:
 def test_a_prompt_that_waits_can_be_withdrawn_by_its_client_alone() -> None:
     def test(room: Room) -> None:
         room.prompt(1, 2)
-        withdraw = room.session.withdraw
+        withdraw = room.session.turns.withdraw
         assert not withdraw(Client(2), b"2")  # type: ignore[arg-type]
         assert not withdraw(room.client, b"1")  # type: ignore[arg-type]
         assert withdraw(room.client, b"2")  # type: ignore[arg-type]
@@ -396,7 +406,7 @@ def test_a_prompt_that_waits_can_be_withdrawn_by_its_client_alone() -> None:
 
 def test_waiting_prompts_can_be_refused_and_the_running_one_goes_on() -> None:
     def test(room: Room) -> None:
-        room.prompt(1, 2, 3).session.refuse_queued(Draining("not now"))
+        room.prompt(1, 2, 3).session.turns.refuse_queued(Draining("not now"))
         assert room.client.outcomes() == [(2, "draining"), (3, "draining")]
         assert room.seen() == ("prompting", 0)
 
@@ -452,7 +462,7 @@ def test_an_agent_that_comes_for_a_closed_session_is_not_wanted() -> None:
         room.lose_agent().prompt(1).session.close(NoSuchSession("closed"))
         assert room.revive().seen() == ("closed", 0)
         assert (room.agent.frames, room.router.left_by) == ([], [room.session])
-        room.session.not_revived(AgentFailed("no"))
+        room.session.turns.not_revived(AgentFailed("no"))
         assert room.seen() == ("closed", 0)
 
     in_room(test)
@@ -475,9 +485,9 @@ def test_the_next_prompt_has_a_lost_agent_started_and_waits_for_it() -> None:
 
 def test_where_no_agent_can_be_had_each_prompt_tries_once() -> None:
     def test(room: Room) -> None:
-        room.lose_agent().prompt(1, 2).session.not_revived(AgentFailed("no"))
+        room.lose_agent().prompt(1, 2).session.turns.not_revived(AgentFailed("no"))
         assert (room.client.outcomes(), room.house.revivals) == ([(1, "agent_failed")], 2)
-        room.session.not_revived(AgentFailed("no"))
+        room.session.turns.not_revived(AgentFailed("no"))
         assert room.client.outcomes()[1:] == [(2, "agent_failed")]
         assert (room.house.revivals, room.seen()) == (2, ("idle", 0))
 

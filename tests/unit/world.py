@@ -7,18 +7,21 @@ import json
 import logging
 import os
 import socket
+import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from agentd import link
 from agentd.config import Agent, Configuration, Container, Limits
+from agentd.config import Store as Settings
 from agentd.errors import NoSuchContainer, ShuttingDown
 from agentd.link import ContainerInfo
 from agentd.log import Context, Redactor
 from agentd.process import Child, Pipes, Size
 from agentd.proctree import MARKER
 from agentd.runtimes import Command
+from agentd.store.keeper import Keeper, Nothing
 from agentd.tasks import Tasks
 from agentd.worker.agent import Place
 from agentd.worker.hub import Hub
@@ -201,6 +204,8 @@ def prompt(session: str, text: str) -> Message:
 def said(message: Message) -> str | None:
     """What an update says: the text of a chunk, <outcome> for the end of a turn, None for anything else."""
     match message:
+        case {"params": {"update": {"_meta": {"agentd.notice": _}}}}:
+            return None
         case {"params": {"update": {"content": {"text": str(text)}}}}:
             return text
         case {"params": {"update": {"_meta": {"agentd.turn": {"outcome": outcome}}}}}:
@@ -366,6 +371,9 @@ class World(Changes):
         info: Mapping[str, Any] | None = None,
         limits: Limits | None = None,
         agent: Mapping[str, Any] | None = None,
+        store: Keeper | None = None,
+        clock: Callable[[], float] = time.time,
+        settings: Settings | None = None,
         **more: Any,
     ) -> None:
         """`container`, `info`, `limits`, `more`: of the configuration; `agent`: of each of the agents."""
@@ -382,6 +390,7 @@ class World(Changes):
         limits = limits or Limits()
         configuration = Configuration(
             limits=limits,
+            store=settings or Settings(),
             agents={name: Agent(command=(name,), **(agent or {})) for name in names},
             containers={"box": container or Container(agents=names)},
             **more,
@@ -394,7 +403,9 @@ class World(Changes):
             Redactor([]),
             Context(logging.getLogger("test"), {}),
         )
-        self.hub = Hub(place, configuration, str(folder), self.tasks, self.changed)
+        self.hub = Hub(
+            place, configuration, str(folder), store or Nothing(), self.tasks, self.changed, clock=clock
+        )
 
     def check(self, take: Callable[[Message], None], message: Message) -> None:
         """Have a message taken; what is wrong with it is raised where the test waits."""
@@ -441,7 +452,8 @@ class World(Changes):
         else:
             agent.ends.close_stdout()
         while any(
-            each.agent.alive and agent.mark.endswith(each.agent.instance) for each in self.hub._routers
+            each.agent.alive and agent.mark.endswith(each.agent.instance)
+            for each in self.hub.agents._routers
         ):
             await asyncio.sleep(0)
 

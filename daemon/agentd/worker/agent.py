@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, Protocol
 
 from msgspec import UNSET
 
+from agentd import proctree
 from agentd.acp import envelope, methods
 from agentd.acp.envelope import Envelope
 from agentd.acp.framing import EDGE, Torn, torn
@@ -143,6 +144,8 @@ class Agent:
         self._held: list[bytes] | None = []
         """What has to wait until it was introduced to its client."""
         self._heard = 0.0
+        self.active = asyncio.get_running_loop().time()
+        """When it last said or was told something, in the loop's time; at first, when it was started."""
         self._watches: dict[bytes, asyncio.TimerHandle] = {}
 
     def info(self) -> AgentInfo:
@@ -153,6 +156,15 @@ class Agent:
     @property
     def alive(self) -> bool:
         return self.state in (State.STARTING, State.READY)
+
+    async def processor_sec(self) -> float:
+        """What it and all its descendants have used of processors."""
+        return await asyncio.to_thread(proctree.processor_sec, self._mark)
+
+    @property
+    def _mark(self) -> str:
+        """By which its processes are known."""
+        return f"{self._place.owner}/{self.instance}"
 
     # Life
 
@@ -212,8 +224,7 @@ class Agent:
         """The command with its whole environment; reads files, so it is run in a thread."""
         env = resolve(self._recipe.env)
         self._place.redact.add(env.values())
-        mark = f"{self._place.owner}/{self.instance}"
-        return self._recipe.command._replace(env={**env, MARKER: mark})
+        return self._recipe.command._replace(env={**env, MARKER: self._mark})
 
     async def _end(self, child: Child) -> None:
         """EOF and SIGTERM to the whole tree, then SIGKILL; at last the engine's exec client itself."""
@@ -222,9 +233,9 @@ class Agent:
         await child.stop(term=0.2, kill=self._place.limits.agent_kill_sec)
 
     async def _reap(self) -> None:
-        limits, mark = self._place.limits, f"{self._place.owner}/{self.instance}"
+        limits = self._place.limits
         left = await self._place.runtime.reap(
-            self._place.container, mark, term=limits.agent_stop_sec, kill=limits.agent_kill_sec
+            self._place.container, self._mark, term=limits.agent_stop_sec, kill=limits.agent_kill_sec
         )
         if left:
             self.log.error("%d processes of %s would not end", left, self.name)
@@ -357,6 +368,7 @@ class Agent:
 
     def _write(self, frame: bytes) -> None:
         self._trace("to", frame)
+        self.active = asyncio.get_running_loop().time()
         self._stream.send(frame)
 
     def _let_go(self) -> None:
@@ -412,7 +424,7 @@ class Agent:
 
     def received(self, block: bytes) -> None:
         """Lines from stdout: runs of notifications go on as one piece, everything else one by one."""
-        self._heard = asyncio.get_running_loop().time()
+        self._heard = self.active = asyncio.get_running_loop().time()
         messages = envelope.decode_block(block) if envelope.is_utf8(block) else None
         if messages is None or self.log.isEnabledFor(logging.DEBUG):
             for line in block.split(b"\n"):

@@ -41,6 +41,10 @@ class Calls:
     def __len__(self) -> int:
         return len(self._open)
 
+    def count_from(self, number: int) -> None:
+        """Ids up to this one mean something else to the peer."""
+        self._next = max(self._next, number)
+
     def issue(self, call: Call) -> bytes:
         """An id for a request that is about to be sent. Raises TooManyRequests."""
         if len(self._open) >= self._most:

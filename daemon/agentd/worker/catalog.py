@@ -56,6 +56,13 @@ class Card(msgspec.Struct):
     def title(self) -> str:
         return self._info("title")
 
+    def can_session(self, name: str) -> bool:
+        """Whether the agent is known to do this with sessions."""
+        match self.greeting:
+            case {"agentCapabilities": {"sessionCapabilities": dict(sessions)}}:
+                return sessions.get(name) is not None
+        return False
+
     def _info(self, key: str) -> str:
         info = (self.greeting or {}).get("agentInfo")
         found = info.get(key) if isinstance(info, dict) else None

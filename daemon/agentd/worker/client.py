@@ -6,6 +6,7 @@ both directions with nothing changed but its id.
 """
 
 import asyncio
+import secrets
 import socket
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
@@ -35,7 +36,8 @@ from agentd.systemd.events import Event
 from agentd.worker.calls import MOST, Call, Calls
 from agentd.worker.hello import NOBODY, Hello
 from agentd.worker.router import Router
-from agentd.worker.session import Prompt, Session
+from agentd.worker.session import Session
+from agentd.worker.turns import Prompt
 
 SLOW_BYTES = 1 << 20
 """Bytes unsent at which a client counts as slow: it is sent nothing more that can wait."""
@@ -101,6 +103,9 @@ class House(Protocol):
     def is_taken(self, session_id: str) -> bool:
         """Whether a session of that id is alive here."""
 
+    def cut_off(self, client: "Client") -> None:
+        """The client does not get to hear the rest."""
+
     def left(self, client: "Client") -> None:
         """The client has gone."""
 
@@ -109,12 +114,30 @@ class House(Protocol):
 
 
 class Client:
-    """One connection, from the descriptor to the last byte. `agent_name`: "" where it named none."""
+    """One connection, from the descriptor to the last byte. `agent_name`: "" where it named none.
 
-    def __init__(self, number: int, uid: int, agent_name: str, house: House, log: Context) -> None:
+    `wanted`: the session that its first session/new is to be answered with, "" for a new one. `comes_back`:
+    whether it is an agentctl, which makes a new connection where this one breaks.
+    """
+
+    def __init__(
+        self,
+        number: int,
+        uid: int,
+        agent_name: str,
+        house: House,
+        log: Context,
+        *,
+        wanted: str = "",
+        comes_back: bool = False,
+    ) -> None:
         self.number = number
         self.uid = uid
         self.agent_name = agent_name
+        self.token = secrets.token_hex(16)
+        """By which a later connection can ask what has become of this one's prompts."""
+        self._wanted = wanted
+        self._comes_back = comes_back
         self.hello: Hello = NOBODY
         self.current: Router | None = None
         """The agent that gets what names no session."""
@@ -153,7 +176,25 @@ class Client:
         for raw_id, task in list(self._at_work.items()):
             task.cancel()
             self.reply(envelope.failure(raw_id, error))
+        if self._comes_back:
+            leaving = {"reason": error.reason, "message": error.message}
+            self.send(envelope.notification(methods.LEAVING, leaving))
         self._stream.finish()
+
+    # Coming back
+
+    def take_wanted(self) -> str:
+        """The session it was made for, the first time."""
+        wanted, self._wanted = self._wanted, ""
+        return wanted
+
+    def go_on_from(self, asked: int) -> None:
+        """It was asked so many things on an earlier connection, and may answer them yet."""
+        self._asked.count_from(asked)
+
+    def owe(self) -> None:
+        """It waits for an answer to something it has sent on an earlier connection."""
+        self._owed += 1
 
     # Sessions and agents
 
@@ -271,6 +312,7 @@ class Client:
     async def _send_on_later(self, session: Session | None, line: bytes, message: Envelope) -> None:
         try:
             router = await self._house.router_of(self, session)
+            await router.greeted()
             self._send_on(router, session, line, message)
         except AgentdError as exc:
             self.reply(envelope.failure(message.raw_id, exc))
@@ -297,7 +339,7 @@ class Client:
 
     def _cancel_request(self, line: bytes, message: Envelope) -> None:
         raw_id = message.params.raw_request_id if message.params else b""
-        if any(session.withdraw(self, raw_id) for session in self.sessions.values()):
+        if any(session.turns.withdraw(self, raw_id) for session in self.sessions.values()):
             return
         if any(router.agent.cancel_request(self, line, raw_id) for router in self.routers):
             return
@@ -426,6 +468,7 @@ class Client:
 
     def fell_behind(self) -> None:
         self._log.warning("cut off: it does not read what it is sent; it may load its sessions again")
+        self._house.cut_off(self)
         self._stream.abort()
 
     # The end

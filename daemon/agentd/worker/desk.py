@@ -9,14 +9,15 @@ from typing import Any, Protocol
 from agentd.acp import envelope, methods
 from agentd.acp.extensions import AgentReport, Agents, LoginMethod
 from agentd.errors import AgentdError, AgentRefused, InvalidArgs, NoSuchAgent, NoSuchSession
-from agentd.worker import aggregate, translate
+from agentd.worker import aggregate
 from agentd.worker.catalog import Card, Found
 from agentd.worker.client import Client, Handler, Request
 from agentd.worker.hello import PROBE, Hello
+from agentd.worker.listing import Listing
 from agentd.worker.opening import AUTH_REQUIRED, Opening, code_of
 from agentd.worker.opening import House as OpeningHouse
 from agentd.worker.router import Router
-from agentd.worker.session import Session, rewritten
+from agentd.worker.session import Session
 
 
 class House(OpeningHouse, Protocol):
@@ -26,17 +27,7 @@ class House(OpeningHouse, Protocol):
     def selects_models(self) -> bool:
         """Whether clients pick agents by their models."""
 
-    async def alive(self, session: Session) -> Router:
-        """The session's agent, started where it has ended. Raises why it cannot be."""
-
     async def router_of(self, client: Client, session: Session | None) -> Router: ...
-
-    def acquainted(self, name: str, uid: int, hello: Hello) -> Router | None:
-        """An agent that has greeted such a client already."""
-
-    def forget(self, session: Session) -> None: ...
-
-    def visible_sessions(self, client: Client) -> list[Session]: ...
 
 
 class Desk:
@@ -52,9 +43,9 @@ class Desk:
             methods.SESSION_LOAD: self._opening.load,
             methods.SESSION_RESUME: self._opening.load,
             methods.SESSION_FORK: self._opening.fork,
-            methods.SESSION_LIST: self._list,
+            methods.SESSION_LIST: Listing(house).answer,
             methods.SESSION_CLOSE: self._close,
-            methods.SESSION_DELETE: self._close,
+            methods.SESSION_DELETE: self._delete,
             methods.SESSION_SET_MODE: self._set_mode,
             methods.SESSION_SET_CONFIG_OPTION: self._set_option,
             methods.AUTHENTICATE: self._authenticate,
@@ -74,7 +65,7 @@ class Desk:
 
     async def _transparent(self, client: Client) -> dict[str, Any]:
         """The agent's own answer, with what the hub adds."""
-        known = self._house.acquainted(client.agent_name, client.uid, client.hello)
+        known = self._house.agents.acquainted(client.agent_name, client.uid, client.hello)
         greeting = dict(await (known or self._engaged(client, client.agent_name)).greeted())
         greeting["agentCapabilities"] = aggregate.with_hubs_own(greeting.get("agentCapabilities"))
         card = Card(client.agent_name, greeting=greeting)
@@ -97,56 +88,38 @@ class Desk:
                 await self._engaged(client, name).greeted()
 
     def _engaged(self, client: Client, name: str) -> Router:
-        router = self._house.engage(name, client.uid, client.hello, by=client)
+        router = self._house.agents.engage(name, client.uid, client.hello, by=client)
         client.bind(router)
         return router
 
     # Sessions
 
-    async def _list(self, request: Request) -> Any:
-        """What is alive here, and then what agents have kept of other times."""
-        mine, cwd = self._house.visible_sessions(request.client), request.params.get("cwd")
-        entries = {
-            session.id: session.facts.listed(session.id)
-            for session in sorted(mine, key=lambda session: session.facts.updated, reverse=True)
-            if not isinstance(cwd, str) or session.facts.params.get("cwd") == cwd
-        }
-        result: dict[str, Any] = {}
-        kept: list[Any] = []
-        for router in request.client.routers:
-            if router.agent.alive and await router.can_session("list"):
-                result = await self._agents_list(request, router)
-                kept += self._kept(result, router, entries)
-        first_page = [] if request.params.get("cursor") else list(entries.values())
-        return {**result, "sessions": first_page + kept}
-
-    async def _agents_list(self, request: Request, router: Router) -> dict[str, Any]:
-        """An agent's own list, with the paths of outside."""
-        inside = rewritten(
-            request.frame, lambda params: translate.to_agent(request.method, params, self._house.paths)
-        )
-        result = envelope.result_of(await request.put_to(router, inside))
-        translate.result_to_client(methods.SESSION_LIST, result, self._house.paths)
-        return result if isinstance(result, dict) else {}
-
-    def _kept(self, result: dict[str, Any], router: Router, entries: dict[str, Any]) -> list[Any]:
-        """What is alive nowhere; what an agent says more of a session that is goes into our entry of it."""
-        kept = []
-        listed = result.get("sessions")
-        for each in listed if isinstance(listed, list) else ():
-            native = each.get("sessionId") if isinstance(each, dict) else None
-            public = router.public(native) if isinstance(native, str) else None
-            if public in entries:
-                entries[public] = _merged(entries[public], each)
-            elif public not in self._house.sessions:
-                kept.append({**each, "sessionId": public} if isinstance(each, dict) else each)
-        return kept
-
     async def _close(self, request: Request) -> Any:
         """End a session for everybody in it, and have its agent do what it can do about it."""
-        session = self._house.visible(request.client, request.session_id)
+        sessions = self._house.sessions
+        session = sessions.get(request.client, request.session_id)
+        if session is not None:
+            return await self._end(request, session)
+        if sessions.kept(request.client, request.session_id):
+            return {}  # nobody is in it
+        return await self._pass_on(request)
+
+    async def _delete(self, request: Request) -> Any:
+        """Forget it, here and where its agent keeps it."""
+        client = request.client
+        picker = self._house.picker(client)
+        session = await self._house.sessions.find(client, request.session_id, {}, picker)
         if session is None:
             return await self._pass_on(request)
+        if session.router is None and self._house.catalog.card(session.facts.agent).can_session("delete"):
+            with contextlib.suppress(AgentdError):  # who cannot be started cannot be asked
+                await self._house.alive(session)
+        result = await self._end(request, session)
+        self._house.sessions.discard(session)
+        await self._house.kept()
+        return result
+
+    async def _end(self, request: Request, session: Session) -> Any:
         result: Any = {}
         name = request.method.partition("/")[2]
         router = session.router
@@ -156,7 +129,8 @@ class Desk:
             {"sessionUpdate": "session_info_update", "_meta": {"agentd.session": {"state": "closed"}}}
         )
         session.close(NoSuchSession("the session was closed", sessionId=session.id))
-        self._house.forget(session)
+        session.save()
+        self._house.sessions.remove(session)
         return result
 
     async def _pass_on(self, request: Request) -> Any:
@@ -256,7 +230,7 @@ class Desk:
 
     async def probe(self, name: str, cwd: str) -> Found:
         """Start an agent only to see what it can do. Raises why it cannot be started."""
-        router = self._house.engage(name, 0, PROBE, by=None, apart=True)
+        router = self._house.agents.engage(name, 0, PROBE, by=None, apart=True)
         try:
             with router.opening():
                 greeting = await router.greeted()
@@ -270,13 +244,6 @@ class Desk:
                 return Found(greeting, options if isinstance(options, list) else [], "")
         finally:
             router.retire()
-
-
-def _merged(ours: dict[str, Any], theirs: dict[str, Any]) -> dict[str, Any]:
-    """One entry of session/list out of two: the agent's words, under our name for the session."""
-    meta = theirs.get("_meta")
-    both = {**(meta if isinstance(meta, dict) else {}), **ours["_meta"]}
-    return {**ours, **theirs, "sessionId": ours["sessionId"], "_meta": both}
 
 
 def _options(request: Request, session: Session) -> bytes:

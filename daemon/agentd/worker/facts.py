@@ -2,7 +2,6 @@
 """What a session is, apart from what is said in it: enough to list it, and to begin it again."""
 
 import copy
-import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
@@ -14,6 +13,7 @@ TITLE = 80
 """Characters of a title that is made of the first prompt."""
 
 KEPT = ("sessionId", "modes", "configOptions")
+SAID_ANEW = ("mcpServers", "_meta")
 
 Picker = Callable[[str, list[Any]], list[Any]]
 """Adds the choice of agents to the options of one agent."""
@@ -23,8 +23,9 @@ class Facts:
     """`hello` and `params` (those of session/new, as the client sent them) are what its agent was told."""
 
     def __init__(
-        self, agent: str, hello: Hello, params: dict[str, Any], picker: Picker | None = None
+        self, agent: str, hello: Hello, params: dict[str, Any], picker: Picker | None = None, *, now: float
     ) -> None:
+        """`now`: Unix time."""
         self.agent = agent
         self.hello = hello
         self.params = params
@@ -35,7 +36,7 @@ class Facts:
         self.rest: dict[str, Any] = {}
         """What else it has answered, which somebody else may understand."""
         self.title: str | None = None
-        self.updated = time.time()
+        self.updated = now
         """When it was last used, in Unix time."""
 
     def learn(self, result: dict[str, Any]) -> None:
@@ -71,15 +72,38 @@ class Facts:
         if isinstance(self.modes, dict):
             self.modes["currentModeId"] = mode
 
+    # On disk
+
+    def kept(self) -> bytes:
+        """What `restore` needs. Whoever loads the session names its MCP servers anew: they know secrets."""
+        params = {name: value for name, value in self.params.items() if name not in SAID_ANEW}
+        return envelope.encode(
+            {"params": params, "modes": self.modes, "options": self.options, "rest": self.rest}
+        )
+
+    def restore(self, kept: bytes) -> None:
+        """Take what an earlier worker has kept; what the client says now is newer."""
+        match envelope.value(kept):
+            case {"params": dict(params), "modes": modes, "options": options, "rest": dict(rest)}:
+                self.params = {**params, **self.params}
+                self.modes, self.rest = modes, rest
+                self.options = options if isinstance(options, list) else None
+
+    @property
+    def cwd(self) -> str:
+        """The session's directory as its client calls it, "" where it said none."""
+        cwd = self.params.get("cwd")
+        return cwd if isinstance(cwd, str) else ""
+
     @property
     def choices(self) -> tuple[str | None, list[Any] | None]:
         """The mode and the options that hold, to compare: not the objects themselves."""
         mode = self.modes.get("currentModeId") if isinstance(self.modes, dict) else None
         return mode, copy.deepcopy(self.options)
 
-    def entitle(self, prompt: bytes) -> None:
+    def entitle(self, prompt: bytes, now: float) -> None:
         """A prompt has come: it names a session that has no name yet."""
-        self.updated = time.time()
+        self.updated = now
         if self.title is None:
             self.title = _first_words(prompt)
 

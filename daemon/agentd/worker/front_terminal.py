@@ -3,13 +3,13 @@
 
 import asyncio
 from collections.abc import Callable
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 import msgspec
 from msgspec import Meta
 
 from agentd.acp import envelope, methods
-from agentd.acp.extensions import LoginEnd, LoginStart, TerminalData, TerminalSize
+from agentd.acp.extensions import LoginEnd, LoginStart, TerminalData, TerminalSize, parsed
 from agentd.errors import InvalidArgs, NoSuchAgent
 from agentd.runtimes import Command
 from agentd.worker import aggregate
@@ -19,7 +19,6 @@ from agentd.worker.client import Client, Request
 from agentd.worker.credentials import resolve
 from agentd.worker.login import Login
 
-T = TypeVar("T")
 Word = Annotated[str, Meta(pattern=r"^[^\x00]*\Z")]
 Name = Annotated[str, Meta(pattern=r"^[^\x00=]+\Z")]
 
@@ -38,7 +37,7 @@ class FrontTerminal:
         self, request: Request, place: Place, catalog: Catalog, recipe: Callable[[str], Recipe]
     ) -> None:
         self._client: Client = request.client
-        self._start: LoginStart = _understood(request.params, LoginStart)
+        self._start: LoginStart = parsed(request.params, LoginStart)
         self._place = place
         self._catalog = catalog
         self._recipe = recipe
@@ -93,9 +92,9 @@ class FrontTerminal:
 
     def told(self, method: str, params: dict[str, Any]) -> None:
         if method == methods.TERMINAL_INPUT:
-            self._login.input(_understood(params, TerminalData).data)
+            self._login.input(parsed(params, TerminalData).data)
         else:
-            size = _understood(params, TerminalSize)
+            size = parsed(params, TerminalSize)
             self._login.resize(size.columns, size.rows)
 
     def hold(self, held: bool) -> None:
@@ -103,10 +102,3 @@ class FrontTerminal:
 
     def close(self) -> None:
         self._login.close()
-
-
-def _understood(params: dict[str, Any], kind: type[T]) -> T:
-    try:
-        return msgspec.convert(params, kind)
-    except msgspec.ValidationError as exc:
-        raise InvalidArgs(str(exc)) from None

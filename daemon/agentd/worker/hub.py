@@ -2,41 +2,43 @@
 """The hub: all that is going on in one container, and what may begin there."""
 
 import asyncio
-import contextlib
 import enum
-import itertools
 import os
 import socket
-from collections.abc import Callable, Coroutine, Iterator, Mapping
+import time
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
 from agentd import link, runtimes
 from agentd.acp import envelope, methods
 from agentd.acp.extensions import SharedPath, SharedPaths
 from agentd.acp.stream import refuse
-from agentd.config import Agent, Configuration, Limits, secrets
+from agentd.config import Configuration, Limits, Store, secrets
 from agentd.errors import (
     AgentdError,
     AgentFailed,
     Draining,
     NoSuchSession,
     TooManyClients,
-    TooManySessions,
 )
-from agentd.runtimes import Command
+from agentd.store.keeper import Keeper
 from agentd.tasks import Tasks
 from agentd.worker import aggregate
-from agentd.worker.agent import Place, Recipe
+from agentd.worker.agent import Place
+from agentd.worker.agents import Agents
 from agentd.worker.catalog import Catalog, Found
 from agentd.worker.client import Client, Handler, Request
 from agentd.worker.desk import Desk
-from agentd.worker.facts import Facts, Picker
+from agentd.worker.facts import Picker
 from agentd.worker.front_terminal import FrontTerminal
-from agentd.worker.hello import Hello
+from agentd.worker.history import History
+from agentd.worker.keeping import synced
 from agentd.worker.pathmap import PathMap
 from agentd.worker.question import Decision
+from agentd.worker.recovery import Recovery
 from agentd.worker.router import Router
 from agentd.worker.session import Session
+from agentd.worker.sessions import Sessions
 
 SETTLE_SEC = 0.05
 """Changes within this time reach the manager as one: a busy worker does not keep it busy too."""
@@ -58,33 +60,44 @@ class Hub:
         place: Place,
         configuration: Configuration,
         state_dir: str,
+        store: Keeper,
         tasks: Tasks,
         on_change: Callable[[], None],
+        *,
+        clock: Callable[[], float] = time.time,
     ) -> None:
-        """`state_dir`: where the worker may keep what it knows of this container."""
+        """`state_dir`: where the worker may keep what it knows of this container. `clock`: Unix time."""
         self.place = place
         self.configuration = configuration
         self.phase = Phase.SERVING
         self.turn_changed = asyncio.Event()
         """Set whenever a turn may have ended; a drain clears it."""
-        self.sessions: dict[str, Session] = {}
+        self.store = store
+        self.tasks = tasks
+        self.now = clock
+        self.sessions = Sessions(self, place.container.name, place.log)
         self.paths = _shared_paths(place, configuration)
         cache = os.path.join(state_dir, "agents.json")
         self.catalog = Catalog(
             configuration, place.runtime, place.container, self._probe, cache, tasks, place.log
         )
-        own = {methods.PATHS: self._tell_paths, methods.LOGIN: self._log_in}
+        self.agents = Agents(self)
+        self.recovery = Recovery(self)
+        history = History(self)
+        own = {
+            methods.PATHS: self._tell_paths,
+            methods.LOGIN: self._log_in,
+            methods.RECOVER: self.recovery.answer,
+            methods.SESSIONS: history.sessions,
+            methods.HISTORY: history.page,
+        }
         self._desk = Desk(self, own)
-        self._tasks = tasks
         self._on_change = on_change
         self._pending: asyncio.TimerHandle | None = None
         self._clients: dict[int, Client] = {}
-        self._routers: dict[Router, asyncio.Task[None]] = {}
         self._revivals: dict[Session, asyncio.Task[None]] = {}
-        self._minted = itertools.count(1)
-        self._coming = 0
-        """Sessions that were asked for and are not there yet."""
-        self._closed: AgentdError | None = None
+        self.closed: AgentdError | None = None
+        """Why nothing may begin any more."""
 
     # What there is
 
@@ -102,12 +115,17 @@ class Hub:
         return bool(self._clients or self.busy)
 
     @property
+    def is_quiet(self) -> bool:
+        """Whether there is nobody, nothing going on, and no agent either."""
+        return not (self.is_needed or self.agents)
+
+    @property
     def busy(self) -> list[Session]:
         """The sessions in which a turn runs."""
-        return [session for session in self.sessions.values() if session.busy]
+        return self.sessions.busy
 
     def snapshot(self) -> link.Snapshot:
-        sessions = self.sessions.values()
+        sessions = self.sessions.alive.values()
         return link.Snapshot(
             state=self.phase,
             runtime=self.place.runtime.name,
@@ -115,7 +133,7 @@ class Hub:
             clients=len(self._clients),
             turns=sum(session.busy for session in sessions),
             sessions=[session.info() for session in sessions],
-            agents=[router.agent.info() for router in self._routers],
+            agents=self.agents.info(),
         )
 
     def changed(self) -> None:
@@ -128,7 +146,7 @@ class Hub:
         self._on_change()
 
     def start(self, work: Coroutine[Any, Any, None], name: str) -> "asyncio.Task[None]":
-        return self._tasks.start(work, name)
+        return self.tasks.start(work, name)
 
     # Clients
 
@@ -142,17 +160,26 @@ class Hub:
         except AgentdError as exc:
             await refuse(sock, connect.attach_id or envelope.first_id(connect.data), exc)
             return
-        client = Client(connect.connection, connect.uid, connect.agent, self, self.place.log)
+        client = Client(
+            connect.connection,
+            connect.uid,
+            connect.agent,
+            self,
+            self.place.log,
+            wanted=connect.session,
+            comes_back=bool(connect.attach_id),
+        )
         self._clients[client.number] = client
         self.changed()
         if connect.attach_id:
-            served = {"container": self.place.container.name, "agent": connect.agent or "agentd"}
+            name = self.place.container.name
+            served = {"container": name, "agent": connect.agent or "agentd", "client": client.token}
             client.send(envelope.result(connect.attach_id, served))
         await client.serve(sock, connect.data)
 
     def _admit_client(self, uid: int) -> None:
-        if self._closed:
-            raise self._closed
+        if self.closed:
+            raise self.closed
         if self.phase is not Phase.SERVING:
             raise Draining(
                 f"{self.place.container.name} is being drained; try again later, or on another container"
@@ -164,12 +191,15 @@ class Hub:
                 f"you have {self.limits.clients_per_uid} connections to this container already"
             )
 
+    def cut_off(self, client: Client) -> None:
+        self.recovery.cut_off(client.token)
+
     def left(self, client: Client) -> None:
         """Its turns go on. What it has opened and never used is of no use to anybody."""
         self._clients.pop(client.number, None)
         for session in client.sessions.values():
-            if not session.clients and not session.prompted:
-                self._tasks.start(self.drop(session), f"close of session {session.id}")
+            if not (session.clients or session.prompted or self.closed):
+                self.sessions.discard(session)
         for router in client.routers:
             router.bound.discard(client)
             router.settle()
@@ -177,83 +207,15 @@ class Hub:
 
     # Agents
 
-    def engage(
-        self, name: str, uid: int, hello: Hello, *, by: Client | None = None, apart: bool = False
-    ) -> Router:
-        """An agent of that name for sessions of this account, shared or started. Raises NoSuchAgent.
-
-        `apart`: one that nobody else gets.
-        """
-        name, agent = self.configuration.agent_of(self.place.container.name, name)
-        alone = apart or agent.isolation == "session"
-        key = self._key(name, uid, hello, agent)
-        for router in () if apart else self._routers:
-            free = router.is_unused and by in router.bound if alone else True
-            if router.key == key and router.agent.alive and not router.retired and free:
-                return router
-        return self._hire(name, object() if apart else key, hello)
-
-    def acquainted(self, name: str, uid: int, hello: Hello) -> Router | None:
-        """An agent that has greeted such a client, where each session has its own: no need for one more."""
-        name, agent = self.configuration.agent_of(self.place.container.name, name)
-        if agent.isolation != "session":
-            return None
-        wanted = self._key(name, uid, hello, agent)
-        alive = (each for each in self._routers if each.key == wanted and each.agent.alive)
-        return next((each for each in alive if each.has_greeted), None)
-
-    def _key(self, name: str, uid: int, hello: Hello, agent: Agent) -> object:
-        """What sessions must have in common to share an agent."""
-        entry = self.configuration.containers.get(self.place.container.name)
-        return name, uid, hello.fingerprint, agent, entry
-
-    def _hire(self, name: str, key: object, hello: Hello) -> Router:
-        if self._closed:
-            raise self._closed
-        router = Router(
-            key,
-            name,
-            self._recipe(name),
-            self.place,
-            taken=self.is_taken,
-            idle_sec=self.limits.agent_idle_sec,
-        )
-        self._routers[router] = self._tasks.start(self._live(router), f"agent {name}")
-        self._tasks.start(self._greet(router, hello), f"greeting of {name}")
-        self.changed()
-        return router
-
-    def _recipe(self, name: str) -> Recipe:
-        agent = self.configuration.agent(name)
-        entry = self.configuration.containers.get(self.place.container.name)
-        command = Command(agent.command, {}, entry.user if entry else None, entry.workdir if entry else None)
-        return Recipe(command, agent.env, agent.port, agent.frame_bytes)
-
-    async def _live(self, router: Router) -> None:
-        try:
-            await router.agent.run()
-        finally:
-            self._routers.pop(router, None)
-            self.changed()
-
-    async def _greet(self, router: Router, hello: Hello) -> None:
-        name = router.agent.name
-        try:
-            self.catalog.greeted(name, await router.greet(hello.params))
-        except AgentdError as exc:
-            if not router.agent.dismissed:
-                self.catalog.failed(name, exc)
-            router.agent.give_up(exc)
-
     async def _probe(self, name: str) -> Found:
         return await self._desk.probe(name, self._workdir())
 
     async def router_of(self, client: Client, session: Session | None) -> Router:
         if session is not None:
             return await self.alive(session)
-        if client.current is None or not client.current.agent.alive:
+        if client.current is None or not client.current.alive:
             name = client.agent_name or self.catalog.default()
-            client.bind(self.engage(name, client.uid, client.hello, by=client))
+            client.bind(self.agents.engage(name, client.uid, client.hello, by=client))
         assert client.current is not None
         return client.current
 
@@ -261,7 +223,7 @@ class Hub:
         """The session's agent, started where it has ended. Raises why it cannot be."""
         if session.is_closed:
             raise NoSuchSession(f"session {session.id} was closed", sessionId=session.id)
-        await self._let_end(session.router)
+        await self.agents.ended(session.router)
         if session.router is None or not session.router.agent.alive:
             if session not in self._revivals:
                 session.resume()
@@ -271,84 +233,39 @@ class Hub:
         return session.router
 
     def revive(self, session: Session) -> None:
-        task = self._tasks.start(self._revive(session), f"resumption of {session.id}")
+        task = self.tasks.start(self._revive(session), f"resumption of {session.id}")
         self._revivals[session] = task
         task.add_done_callback(lambda _: self._revival_ended(session, task))
 
     async def _revive(self, session: Session) -> None:
-        await self._let_end(session.router)
+        await self.agents.ended(session.router)
         await self._desk.revive(session)
 
     def _revival_ended(self, session: Session, task: "asyncio.Task[None]") -> None:
         if self._revivals.get(session) is task:  # one that has failed may have begun the next
             del self._revivals[session]
 
-    async def _let_end(self, router: Router | None) -> None:
-        """Wait for an agent that is about to end: it must not take leave of a session that has a new one."""
-        if router is not None and not router.agent.alive and router in self._routers:
-            await asyncio.wait((self._routers[router],))
-
     # Sessions
 
-    @contextlib.contextmanager
-    def place_for_session(self) -> Iterator[None]:
-        """Where there are too many, the one that nobody has used for longest has to go."""
-        if len(self.sessions) + self._coming >= self.limits.sessions:
-            self._evict()
-        self._coming += 1
-        try:
-            yield
-        finally:
-            self._coming -= 1
+    @property
+    def shares_sessions(self) -> bool:
+        entry = self.configuration.containers.get(self.place.container.name)
+        return entry is not None and entry.share_sessions
 
-    def _evict(self) -> None:
-        idle = [each for each in self.sessions.values() if each.is_idle and not each.clients]
-        if not idle:
-            raise TooManySessions(
-                f"{self.place.container.name} has {self.limits.sessions} sessions already; close one"
-            )
-        oldest = min(idle, key=lambda session: session.last_used)
-        self.forget(oldest)
-        self._tasks.start(self.drop(oldest), f"close of session {oldest.id}")
+    @property
+    def keeping(self) -> Store:
+        return self.configuration.store
 
     def is_taken(self, session_id: str) -> bool:
-        return session_id in self.sessions
+        return self.sessions.is_taken(session_id)
 
-    def admit(self, native: str, facts: Facts, uid: int, *, public: str = "") -> Session:
-        public = public or (native if native not in self.sessions else self._mint(native))
-        session = self.sessions[public] = Session(public, facts, uid, self, self.place.log)
-        session.native = native
-        self.changed()
-        return session
+    async def kept(self) -> None:
+        """Returns when all that was said so far is on disk. Raises StoreFailed."""
+        await synced(self.store)
 
-    def _mint(self, native: str) -> str:
-        return next(each for number in self._minted if (each := f"{native}~{number}") not in self.sessions)
-
-    def visible(self, client: Client, session_id: str) -> Session | None:
-        session = self.sessions.get(session_id)
-        if session is not None and not self._may_see(client, session):
-            raise NoSuchSession(f"no session {session_id} is known here", sessionId=session_id)
-        return session
-
-    def visible_sessions(self, client: Client) -> list[Session]:
-        return [session for session in self.sessions.values() if self._may_see(client, session)]
-
-    def _may_see(self, client: Client, session: Session) -> bool:
-        entry = self.configuration.containers.get(self.place.container.name)
-        return session.owner == client.uid or (entry is not None and entry.share_sessions)
-
-    def forget(self, session: Session) -> None:
-        if self.sessions.get(session.id) is session:
-            del self.sessions[session.id]
-        self.changed()
-
-    async def drop(self, session: Session) -> None:
-        """Close a session that is no longer of use to anybody."""
-        self.forget(session)
-        router = session.router
-        session.close(NoSuchSession("the session was closed", sessionId=session.id))
-        if router is not None:
-            await self.close_native(router, session.native)
+    def store_full(self, full: bool) -> None:
+        """The disk is slower than the agents: they have to wait for it."""
+        self.agents.hold(full)
 
     async def close_native(self, router: Router, native: str) -> None:
         """Have an agent forget a session that has left it, where it can."""
@@ -360,8 +277,10 @@ class Hub:
             self.place.log.info("%s did not close a session: %s", router.agent.name, exc)
 
     def admit_work(self, method: str) -> None:
-        if self._closed:
-            raise self._closed
+        if self.closed:
+            raise self.closed
+        if self.store.trouble is not None:
+            raise self.store.trouble
         if self.phase is not Phase.SERVING:
             raise Draining(
                 f"{self.place.container.name} is being drained: running turns may end, none may begin"
@@ -412,7 +331,7 @@ class Hub:
     # Logging in
 
     async def _log_in(self, request: Request) -> Any:
-        terminal = FrontTerminal(request, self.place, self.catalog, self._recipe)
+        terminal = FrontTerminal(request, self.place, self.catalog, self.agents.recipe)
         return await terminal.run()
 
     # Orders
@@ -435,17 +354,25 @@ class Hub:
 
     async def close(self, error: AgentdError) -> None:
         """End every client, session and agent; whoever waits for an answer gets this error."""
-        self._closed = error
-        for session in list(self.sessions.values()):
+        self.closed = error
+        self.sessions.close()
+        for session in list(self.sessions.alive.values()):
             session.close(error)
-        for router in list(self._routers):
-            router.agent.dismiss(error)
+        self.agents.dismiss(error)
+        await self._last_words()
         for client in list(self._clients.values()):
             client.close(error)
-        if self._routers:
-            await asyncio.wait(self._routers.values())
+        await self.agents.gone()
         if self._pending is not None:
             self._pending.cancel()
+
+    async def _last_words(self) -> None:
+        """What turns have come to must be on disk before anybody hears of it."""
+        try:
+            async with asyncio.timeout(CLOSE_SEC):
+                await self.kept()
+        except (TimeoutError, AgentdError) as exc:
+            self.place.log.error("what was said last may not be on disk: %s", exc)
 
 
 def _shared_paths(place: Place, configuration: Configuration) -> PathMap:

@@ -1,20 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
 """How sessions begin: made, loaded, resumed, forked, moved to another agent, and begun again."""
 
-from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 from agentd.acp import envelope, methods
-from agentd.config import Limits
 from agentd.errors import AgentdError, AgentFailed, AgentFixed, AgentRefused, NoSuchSession
-from agentd.worker import translate
+from agentd.worker import notices, translate
+from agentd.worker.agents import Agents
 from agentd.worker.catalog import Catalog
 from agentd.worker.client import SENT, Client, Reply, Request
 from agentd.worker.facts import Facts, Picker
-from agentd.worker.hello import Hello
 from agentd.worker.pathmap import PathMap
+from agentd.worker.primer import FRAMES, primer
 from agentd.worker.router import Router
 from agentd.worker.session import Session, rewritten
+from agentd.worker.sessions import Sessions
 
 AUTH_REQUIRED = -32000
 
@@ -22,11 +22,15 @@ AUTH_REQUIRED = -32000
 class House(Protocol):
     """What it takes to begin a session."""
 
+    agents: Agents
     catalog: Catalog
-    sessions: dict[str, Session]
+    sessions: Sessions
 
-    @property
-    def limits(self) -> Limits: ...
+    def now(self) -> float:
+        """Unix time."""
+
+    async def kept(self) -> None:
+        """Returns when all that was said so far is on disk. Raises StoreFailed."""
 
     @property
     def paths(self) -> PathMap: ...
@@ -34,22 +38,8 @@ class House(Protocol):
     def workdir(self, params: dict[str, Any]) -> str:
         """Where a session is put whose directory the container does not have; "" to refuse it."""
 
-    def visible(self, client: Client, session_id: str) -> Session | None:
-        """A session that is alive here. Raises NoSuchSession for somebody else's."""
-
-    def place_for_session(self) -> AbstractContextManager[None]:
-        """Keeps a place while a session is on its way. Raises TooManySessions."""
-
-    def engage(
-        self, name: str, uid: int, hello: Hello, *, by: Client | None = None, apart: bool = False
-    ) -> Router:
-        """An agent of that name for sessions of this account, shared or started. Raises NoSuchAgent."""
-
-    def admit(self, native: str, facts: Facts, uid: int, *, public: str = "") -> Session:
-        """A new session, under this name, or else its agent's name for it where nobody has that."""
-
-    async def drop(self, session: Session) -> None:
-        """A session that is no longer of use to anybody."""
+    async def alive(self, session: Session) -> Router:
+        """The session's agent, started where it has ended. Raises why it cannot be."""
 
     async def close_native(self, router: Router, native: str) -> None:
         """Have an agent forget a session that has left it, where it can."""
@@ -68,27 +58,50 @@ class Opening:
 
     async def new(self, request: Request) -> Reply:
         client = request.client
+        if wanted := client.take_wanted():
+            return await self._give(request, wanted)
         name = client.agent_name or self._house.catalog.default()
-        facts = Facts(name, client.hello, _origin(request), self._house.picker(client))
+        facts = self._facts(request, name)
         router = self._engage(facts, client.uid, by=client)
         client.bind(router)
-        with self._house.place_for_session(), router.opening():
+        with self._house.sessions.place(), router.opening():
             await self._enter(request, router, facts, await self._ask_new(router, facts, request))
         return SENT
 
     async def fork(self, request: Request) -> Reply:
-        client = request.client
-        parent = self._house.visible(client, request.session_id)
-        if parent is None or parent.router is None or not parent.router.agent.alive:
-            raise NoSuchSession(
-                "only a session that is alive here can be forked", sessionId=request.session_id
-            )
-        facts = Facts(parent.facts.agent, parent.facts.hello, _origin(request), parent.facts.picker)
+        parent = await self._find(request)
+        if parent is None:
+            raise _unknown(request.session_id)
+        router, was = await self._house.alive(parent), parent.facts
+        facts = Facts(was.agent, was.hello, _origin(request), was.picker, now=self._house.now())
         inside = self._inside(request.method, request.frame, facts, session_id=parent.native)
-        with self._house.place_for_session(), parent.router.opening():
-            answer = await request.put_to(parent.router, inside)
-            await self._enter(request, parent.router, facts, answer)
+        with self._house.sessions.place(), router.opening():
+            answer = await request.put_to(router, inside)
+            await self._enter(request, router, facts, answer)
         return SENT
+
+    async def _give(self, request: Request, wanted: str) -> Reply:
+        """The session that the connection was made for, in place of a new one."""
+        client = request.client
+        session = await self._house.sessions.find(
+            client, wanted, _origin(request), self._house.picker(client)
+        )
+        if session is None:
+            raise _unknown(wanted)
+        client.reply(envelope.result(request.raw_id, {"sessionId": session.id, **session.facts.loaded()}))
+        client.enter(session, replay=True)
+        return SENT
+
+    async def _find(self, request: Request) -> Session | None:
+        """The session it names, alive from now on. Raises NoSuchSession for somebody else's."""
+        client = request.client
+        picker = self._house.picker(client)
+        return await self._house.sessions.find(client, request.session_id, _origin(request), picker)
+
+    def _facts(self, request: Request, name: str) -> Facts:
+        client = request.client
+        picker = self._house.picker(client)
+        return Facts(name, client.hello, _origin(request), picker, now=self._house.now())
 
     async def _ask_new(self, router: Router, facts: Facts, request: Request | None = None) -> bytes:
         """Have the agent make a session; what that tells of the agent is noted. Returns its answer."""
@@ -105,17 +118,23 @@ class Opening:
             raise
 
     async def _enter(self, request: Request, router: Router, facts: Facts, answer: bytes) -> None:
-        """Answer the client and let it in, in one go: nothing can come between."""
+        """Once it is kept, answer the client and let it in, in one go: nothing can come between."""
         client = request.client
         result, native = _made(answer, facts.agent)
-        session = self._house.admit(native, facts, client.uid)
-        session.settle_in(router, native)
         before = envelope.encode(result)
         facts.learn(result)
+        session = self._house.sessions.admit(native, facts, client.uid)
+        try:
+            await self._house.kept()
+        except AgentdError:
+            self._house.sessions.discard(session)
+            await self._house.close_native(router, native)
+            raise
+        session.settle_in(router, native)
         result["sessionId"] = session.id
         self._house.catalog.opened(facts.agent, facts.options)
         if client.gone:
-            await self._house.drop(session)
+            self._house.sessions.discard(session)
             return
         client.reply(_with_result(answer, result, before))
         client.enter(session, replay=False)
@@ -125,10 +144,13 @@ class Opening:
 
     async def load(self, request: Request) -> Reply:
         """Of a session that is alive here: what was said is shown, and then it goes on."""
-        session = self._house.visible(request.client, request.session_id)
+        session = await self._find(request)
         return await self._reopen(request) if session is None else self._join(request, session)
 
     def _join(self, request: Request, session: Session) -> Reply:
+        if session.router is None and "mcpServers" in request.params:  # they were not kept
+            session.facts.params["mcpServers"] = request.params["mcpServers"]
+
         def shown() -> None:
             request.client.reply(envelope.result(request.raw_id, session.facts.loaded()))
 
@@ -138,23 +160,22 @@ class Opening:
     async def _reopen(self, request: Request) -> Reply:
         """One that we do not know may be the agent's from some other time."""
         client, name = request.client, request.client.agent_name or self._house.catalog.default()
-        facts = Facts(name, client.hello, _origin(request), self._house.picker(client))
+        facts = self._facts(request, name)
         router = self._engage(facts, client.uid, by=client)
-        with self._house.place_for_session(), router.opening():
+        with self._house.sessions.place(), router.opening():
             can_reopen = await _can_reopen(router, request.method)
-            if session := self._house.visible(client, request.session_id):
+            if session := self._house.sessions.get(client, request.session_id):
                 return self._join(request, session)  # somebody else was faster
             native = router.native(request.session_id)
             if not can_reopen or router.houses(native):
-                raise NoSuchSession(
-                    f"no session {request.session_id} is known here", sessionId=request.session_id
-                )
-            session = self._house.admit(native, facts, client.uid, public=request.session_id)
+                raise _unknown(request.session_id)
+            session = self._house.sessions.admit(native, facts, client.uid, public=request.session_id)
             await self._reopen_in(request, session, router)
         return SENT
 
     async def _reopen_in(self, request: Request, session: Session, router: Router) -> None:
-        session.set_out()
+        session.turns.set_out()
+        session.prompted = True  # somewhere else
         session.settle_in(router, session.native)  # what else is asked of it goes to this agent too
         request.client.enter(session, replay=False)
         inside = self._inside(request.method, request.frame, session.facts, session_id=session.native)
@@ -162,7 +183,7 @@ class Opening:
             answer = await request.put_to(router, inside)
         except AgentdError:
             session.leave_agent()
-            await self._house.drop(session)
+            self._house.sessions.discard(session)
             raise
         result = envelope.result_of(answer)
         before = envelope.encode(result)
@@ -182,8 +203,9 @@ class Opening:
                 f"this session has begun with {session.facts.agent} and stays with it: "
                 f"make a new session for {name}"
             )
-        facts = Facts(name, session.facts.hello, session.facts.params, session.facts.picker)
-        session.set_out()
+        was = session.facts
+        facts = Facts(name, was.hello, was.params, was.picker, now=self._house.now())
+        session.turns.set_out()
         try:
             router = self._engage(facts, session.owner)
             with router.opening():
@@ -197,7 +219,7 @@ class Opening:
             if before is not None:
                 await self._house.close_native(before, old)
         except AgentdError as exc:
-            session.not_revived(exc)
+            session.turns.not_revived(exc)
             raise
 
     # Beginning again
@@ -214,7 +236,7 @@ class Opening:
                 session.revived(router, native)
                 router.release(native)
         except AgentdError as exc:
-            session.not_revived(exc)
+            session.turns.not_revived(exc)
 
     async def _recall(self, session: Session, router: Router) -> str:
         """The agent's name for the session, the same one where it still knows it."""
@@ -226,12 +248,11 @@ class Opening:
                     session.log.warning("%s does not know the session any more: %s", router.agent.name, exc)
         result, native = _made(await self._ask_new(router, session.facts), session.facts.agent)
         session.facts.learn(result)
-        session.say(
-            {
-                "sessionUpdate": "session_info_update",
-                "_meta": {"agentd.notice": f"{router.agent.name} was started anew and remembers nothing"},
-            }
-        )
+        if session.transcript.end:  # something was said
+            session.primer = primer(await session.transcript.last(FRAMES))
+            text = f"{router.agent.name} was started anew and remembers nothing"
+            told = "; it will be told what was said last" if session.primer else ""
+            session.say(notices.notice(text + told))
         return native
 
     async def _recall_by(self, method: str, session: Session, router: Router) -> str:
@@ -259,7 +280,7 @@ class Opening:
         cwd = facts.params.get("cwd")
         shared = not isinstance(cwd, str) or self._house.paths.inward(cwd) is not None
         hello = facts.hello if shared else facts.hello.without_host()
-        return self._house.engage(facts.agent, uid, hello, by=by)
+        return self._house.agents.engage(facts.agent, uid, hello, by=by)
 
     def _inside(self, method: str, frame: bytes, facts: Facts, *, session_id: str = "") -> bytes:
         """A request with the container's paths, and the agent's name of the session. Raises UnmappedPath."""
@@ -273,6 +294,10 @@ class Opening:
             return moved or renamed
 
         return rewritten(frame, change)
+
+
+def _unknown(session_id: str) -> NoSuchSession:
+    return NoSuchSession(f"no session {session_id} is known here", sessionId=session_id)
 
 
 def _origin(request: Request) -> dict[str, Any]:

@@ -45,9 +45,14 @@ class Question:
     ) -> None:
         self.raw_id = call.raw_id
         self.settled = False
+        self.outcome = ""
+        """The id of the option that was chosen, or "cancelled"; "" where nobody has decided."""
+        self.number = 0
+        """What the store calls it."""
         self._agent = agent
         self._call = call
-        self._frame = frame
+        self.frame = frame
+        """As clients are asked it, but for the id."""
         self._wait_sec = wait_sec
         self._on_settled = on_settled
         self._log = log
@@ -64,7 +69,7 @@ class Question:
             client.retract(self, self.raw_id, NOTICE)
         method, copy = methods.REQUEST_PERMISSION, Copy(self, client)
         try:
-            client.ask(self._frame, Call(copy, self.raw_id, method, self._call.session, self))
+            client.ask(self.frame, Call(copy, self.raw_id, method, self._call.session, self))
         except AgentdError as exc:
             self._log.warning("a permission could not be asked for: %s", exc.message)
             return
@@ -102,7 +107,7 @@ class Question:
 
     def decide(self, policy: Callable[[str], Decision]) -> bool:
         """Answer by the configuration, where it has an answer. Returns whether it had."""
-        params = msgspec.json.decode(envelope.members(self._frame)["params"])
+        params = msgspec.json.decode(envelope.members(self.frame)["params"])
         kind = _kind(params)
         decision = policy(kind)
         option = _option(params, CHOICES.get(decision, ()))
@@ -119,6 +124,7 @@ class Question:
     def _settle(self, frame: bytes, notice: bytes = b"") -> None:
         if self.settled:
             return
+        self.outcome = _outcome(frame)
         self.close(notice)
         self._agent.answer(self._call, frame)
 
@@ -147,6 +153,13 @@ class Copy(NamedTuple):
 
     def fail(self, call: Call, error: AgentdError) -> None:
         self.question.failed(error)
+
+
+def _outcome(answer: bytes) -> str:
+    match envelope.value(envelope.members(answer).get("result", envelope.NULL)):
+        case {"outcome": {"optionId": str(option_id)}}:
+            return option_id
+    return "cancelled"
 
 
 def _kind(params: Any) -> str:

@@ -84,11 +84,12 @@ class Router:
         place: Place,
         *,
         taken: Callable[[str], bool],
-        idle_sec: float,
     ) -> None:
         """`taken`: whether a session of that public id exists in the container."""
         self.key = key
         self.agent = Agent(name, recipe, place, self)
+        self._recipe, self._place = recipe, place
+        self._starting = True
         self._greeting: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
         self.bound: set[Listener] = set()
         self.retired = False
@@ -103,8 +104,7 @@ class Router:
         """Whether any of its sessions has, or had, another name outside."""
         self._held: set[int] = set()
         self._taken = taken
-        self._idle_sec = idle_sec
-        self._rest: asyncio.TimerHandle | None = None
+        self._joined = 0.0
 
     # Who is here
 
@@ -141,28 +141,44 @@ class Router:
 
     def joined(self) -> None:
         """There is a client more. A slow one no longer sets the pace once it is not alone."""
-        if self._rest is not None:
-            self._rest.cancel()
-            self._rest = None
+        self._joined = asyncio.get_running_loop().time()
         if len(self.audience) > 1:
             for number in self._held:
                 self.agent.hold(f"client {number}", False)
             self._held.clear()
 
     def settle(self) -> None:
-        """Somebody has left: end an agent that nobody needs, or will not need much longer."""
+        """Somebody has left: end an agent that nobody needs."""
         if not self.agent.alive or self._openings or any(room.busy for room in self.rooms):
             return
         if self.retired or (self.is_unused and not self.bound):
             self.agent.dismiss(AgentExited("nobody needs it any more"))
-        elif not self.audience and self._rest is None:
-            loop = asyncio.get_running_loop()
-            self._rest = loop.call_later(self._idle_sec, self._rested)
 
-    def _rested(self) -> None:
-        self._rest = None
-        if not self.audience and not any(room.busy for room in self.rooms):
-            self.agent.dismiss(AgentExited(f"nobody was here for {self._idle_sec:g} s"))
+    # Idleness (Idler)
+
+    @property
+    def quiet_sec(self) -> float:
+        return asyncio.get_running_loop().time() - max(self.agent.active, self._joined)
+
+    @property
+    def may_rest(self) -> bool:
+        """No turn runs, and whoever is here finds the session again in the next process."""
+        if self._openings or any(room.busy for room in self.rooms):
+            return False
+        return not self.audience or not self.rooms or self._reopens
+
+    @property
+    def _reopens(self) -> bool:
+        """Whether the agent can go on with the sessions of another process."""
+        match self._greeting.result() if self.has_greeted else None:
+            case {"agentCapabilities": {"loadSession": True}}:
+                return True
+            case {"agentCapabilities": {"sessionCapabilities": {"resume": resume}}}:
+                return resume is not None
+        return False
+
+    async def processor_sec(self) -> float:
+        return await self.agent.processor_sec()
 
     def hold(self, client: Listener, held: bool) -> bool:
         """Have the agent wait for a slow client, if that harms nobody else. Returns whether it does."""
@@ -174,18 +190,38 @@ class Router:
 
     # The beginning
 
-    async def greet(self, params: dict[str, Any]) -> dict[str, Any]:
+    @property
+    def alive(self) -> bool:
+        """Whether the agent is there, or is about to be."""
+        return self._starting or self.agent.alive
+
+    @property
+    def is_wanted(self) -> bool:
+        return bool(self._openings or self.bound or self._rooms) and not self.retired
+
+    def begin_anew(self) -> None:
+        """Its process has ended before it was of any use; the next one is another."""
+        self.agent = Agent(self.agent.name, self._recipe, self._place, self)
+
+    async def introduce(self, params: dict[str, Any]) -> dict[str, Any]:
         """Introduce a client; nothing else is said until the agent has answered. Raises why it has not."""
-        try:
-            greeting = await self.agent.introduce(params)
-            if not isinstance(greeting, dict):
-                raise AgentFailed(f"{self.agent.name} answered initialize with something else")
-        except AgentdError as exc:
-            self._greeting.set_exception(exc)
-            self._greeting.exception()  # seen, even where nobody waits for it
-            raise
+        greeting = await self.agent.introduce(params)
+        if not isinstance(greeting, dict):
+            raise AgentFailed(f"{self.agent.name} answered initialize with something else")
+        self._starting = False
         self._greeting.set_result(greeting)
         return greeting
+
+    def fail(self, error: AgentdError) -> None:
+        """The agent cannot be started."""
+        self._starting = False
+        if not self._greeting.done():
+            self._greeting.set_exception(error)
+            self._greeting.exception()  # seen, even where nobody waits for it
+
+    def over(self) -> None:
+        """No process of it will run any more."""
+        self.fail(AgentExited(f"{self.agent.name} has ended"))
 
     @property
     def has_greeted(self) -> bool:
@@ -337,8 +373,6 @@ class Router:
 
     def exited(self, error: AgentdError) -> None:
         self.congested(False)
-        if self._rest is not None:
-            self._rest.cancel()
         rooms, self._rooms = list(self.rooms), {}
         for room in rooms:
             room.agent_left()

@@ -7,6 +7,8 @@ import os
 import signal
 import socket
 
+from msgspec import structs
+
 from agentd import errors, link, runtimes
 from agentd.config import Configuration, from_portable, secrets
 from agentd.errors import AgentdError
@@ -14,6 +16,7 @@ from agentd.lock import only_one
 from agentd.log import Context, Redactor
 from agentd.paths import Paths, make_directory
 from agentd.proctree import owner_of
+from agentd.store.keeper import Keeper, Nothing
 from agentd.systemd.events import Event
 from agentd.systemd.notify import Notifier
 from agentd.tasks import Tasks
@@ -21,6 +24,7 @@ from agentd.uplink import Uplink
 from agentd.worker.agent import Place
 from agentd.worker.drain import Drain
 from agentd.worker.hub import Hub
+from agentd.worker.keeping import FILE, open_keeper
 
 EXTENSION_SEC = 10.0
 """How much longer systemd is asked to wait at a time, while a drain at its stop goes on."""
@@ -38,12 +42,15 @@ class Worker:
         self._notifier = Notifier()
         self._tasks = Tasks()
         self._hub: Hub | None = None
+        self._store: Keeper = Nothing()
         self._drain: asyncio.Task[None] | None = None
-        self._drain_job = 0
+        self._ordered: Drain | None = None
+        """The drain that the manager has ordered and not undone."""
         self._early_drain: link.Drain | None = None
         self._leave = asyncio.Event()
         self._hurry = asyncio.Event()
         self._patience: float | None = None
+        self._rest: asyncio.TimerHandle | None = None
         self._uplink = Uplink(
             paths.link, self._order, container=name, snapshot=self._snapshot, needed=self._is_needed
         )
@@ -65,6 +72,7 @@ class Worker:
             return exc.exit_status
         finally:
             self._notifier.stopping()
+            await self._store.close()
             await self._tasks.close()
         return 0
 
@@ -101,8 +109,27 @@ class Worker:
         if left := await runtime.reap(container, owner, term=0.5, kill=limits.agent_kill_sec):
             self._log.warning("%d processes of an earlier worker would not end", left)
         state = self._paths.container_state(self._name)
-        hub = Hub(place, self._configuration, state, self._tasks, self._report)
+        self._store = await open_keeper(
+            os.path.join(state, FILE),
+            self._configuration.store,
+            redact=place.redact,
+            log=self._log,
+            on_full=self._store_full,
+            on_trouble=self._store_trouble,
+        )
+        hub = Hub(place, self._configuration, state, self._store, self._tasks, self._report)
         return hub, self._tasks.start(runtime.wait(container), f"watch over {self._name}")
+
+    def _store_full(self, full: bool) -> None:
+        if self._hub is not None:
+            self._hub.store_full(full)
+
+    def _store_trouble(self, error: AgentdError | None) -> None:
+        if error is None:
+            self._log.warning("sessions are kept again", extra={"event": Event.STORE_RECOVERED})
+        else:
+            self._log.error("%s", error.message, extra={"event": Event.STORE_FAILED})
+        self._notifier.status(error.message if error else f"serving {self._name}")
 
     # The end
 
@@ -125,7 +152,7 @@ class Worker:
     async def _drain_before_end(self, hub: Hub) -> None:
         self._notifier.status("draining")
         patience = self._configuration.limits.drain_sec if self._patience is None else self._patience
-        self._start_drain(hub, self._drain_job, patience)
+        self._start_drain(hub, self._ordered.job if self._ordered else 0, patience)
         assert self._drain is not None
         hurry = self._tasks.start(self._hurry.wait(), "wait for a second signal")
         while not self._drain.done() and not hurry.done():
@@ -162,30 +189,31 @@ class Worker:
 
     def _connect(self, connect: link.Connect, descriptor: int) -> None:
         sock = socket.socket(fileno=descriptor)
-        if self._hub is None:
-            sock.close()  # the manager still has it, and will try again
+        if self._hub is None or self._leave.is_set():
+            sock.close()  # the manager still has it, and will try again with the next worker
             return
         self._uplink.send(link.Taken(connection=connect.connection))
         self._tasks.start(self._hub.accept(connect, sock), f"client {connect.connection}")
 
     def _start_drain(self, hub: Hub, job: int, timeout: float) -> None:
+        """For a job, or before the end; an ordered drain that has begun is gone on with."""
         if self._drain is not None:
             self._drain.cancel()
-        self._drain_job = job
-        self._drain = self._tasks.start(self._run_drain(hub, job, timeout), f"drain {job}")
+        before = self._ordered.drained if self._ordered and self._ordered.job == job else ()
+        drain = Drain(hub, job, timeout, self._uplink.send, drained=before)
+        if self._ordered is not None or not self._leave.is_set():
+            self._ordered = drain
+        self._drain = self._tasks.start(self._run_drain(drain), f"drain {job}")
 
-    async def _run_drain(self, hub: Hub, job: int, timeout: float) -> None:
+    async def _run_drain(self, drain: Drain) -> None:
         self._log.info("draining", extra={"event": Event.DRAIN_STARTED})
-        drain = Drain(
-            hub,
-            timeout,
-            lambda left, names: self._uplink.send(link.Progress(job=job, remaining=left, drained=names)),
-        )
         result = await drain.run()
         self._log.info("drained: %s", result, extra={"event": Event.DRAIN_ENDED})
-        self._uplink.send(link.Ended(job=job, result=result, drained=drain.drained))
 
     def _stop_drain(self, hub: Hub) -> None:
+        self._ordered = None
+        if self._leave.is_set():
+            return  # it drains for itself now
         if self._drain is not None:
             self._drain.cancel()
         hub.resume()
@@ -206,7 +234,26 @@ class Worker:
         return self._hub is not None and self._hub.is_needed
 
     def _snapshot(self) -> link.Snapshot:
-        return self._hub.snapshot() if self._hub else link.Snapshot()
+        known = self._hub.snapshot() if self._hub else link.Snapshot()
+        drain = self._ordered.info if self._ordered else None
+        return structs.replace(known, drain=drain, leaving=self._leave.is_set())
 
     def _report(self) -> None:
         self._uplink.send(link.State(snapshot=self._snapshot()))
+        self._look_for_work()
+
+    # Nothing to do
+
+    def _look_for_work(self) -> None:
+        """Leave after a while in which there was none; the next connection starts another worker."""
+        quiet = self._hub is not None and self._hub.is_quiet
+        if self._rest is not None and not quiet:
+            self._rest.cancel()
+            self._rest = None
+        elif self._rest is None and quiet:
+            loop = asyncio.get_running_loop()
+            self._rest = loop.call_later(self._configuration.limits.worker_idle_sec, self._rested)
+
+    def _rested(self) -> None:
+        self._log.info("nothing to do: leaving", extra={"event": Event.WORKER_IDLE})
+        self._leave.set()

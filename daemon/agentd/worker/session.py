@@ -1,29 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A session: its state, who is in it, the prompts that wait for their turn, and what was said."""
+"""A session: who is in it, what was said, and the agent that serves it; its prompts are with its `turns`."""
 
-import asyncio
-import enum
 import functools
-from collections import deque
 from collections.abc import Callable, Collection
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 from msgspec import Raw
 
 from agentd.acp import envelope, methods
 from agentd.config import Limits
-from agentd.errors import (
-    AgentdError,
-    AgentTimeout,
-    ClientGone,
-    NoSuchSession,
-    QueueFull,
-    RequestCancelled,
-)
+from agentd.errors import AgentdError, ClientGone
 from agentd.link import SessionInfo
 from agentd.log import Context
-from agentd.systemd.events import Event
-from agentd.worker import translate
+from agentd.store.keeper import Keeper
+from agentd.store.records import Asked, Permission, Record
+from agentd.tasks import Tasks
+from agentd.worker import notices, translate
+from agentd.worker.agent import Agent
 from agentd.worker.attachment import Attachment, Reader
 from agentd.worker.calls import Call
 from agentd.worker.facts import Facts
@@ -31,39 +24,30 @@ from agentd.worker.pathmap import PathMap
 from agentd.worker.question import Addressee, Decision, Question
 from agentd.worker.router import Listener, Router
 from agentd.worker.transcript import Transcript
+from agentd.worker.turns import Prompt, Prompter, State, Turns
+
+HELD_BYTES = 1 << 20
+"""What an agent may say while an answer is on its way to the disk, before it has to wait."""
 
 
-class State(enum.StrEnum):
-    IDLE = "idle"
-    PROMPTING = "prompting"
-    CANCELLING = "cancelling"
-    RESUMING = "resuming"
-    CLOSED = "closed"
-
-
-class Participant(Reader, Addressee, Listener, Protocol):
+class Participant(Reader, Addressee, Listener, Prompter, Protocol):
     """A client in a session."""
-
-    def reply(self, frame: bytes) -> None:
-        """Send the answer to a request of its own."""
-
-
-class Prompt(NamedTuple):
-    """A session/prompt request as it came, and who wants its answer."""
-
-    client: Participant
-    raw_id: bytes
-    frame: bytes
 
 
 class House(Protocol):
     """What a session needs of the hub it lives in."""
+
+    store: Keeper
+    tasks: Tasks
 
     @property
     def limits(self) -> Limits: ...
 
     @property
     def paths(self) -> PathMap: ...
+
+    def now(self) -> float:
+        """Unix time."""
 
     def policy(self, kind: str) -> Decision:
         """What the configuration says to a tool call of this kind."""
@@ -76,40 +60,62 @@ class House(Protocol):
 
 
 class Session:
-    """Prompts go to the agent one at a time, in order. Every way out of a turn ends in idle or closed.
+    """One conversation with one agent.
 
-    `id` is what clients know it by, `native` what its agent calls it; `facts`: what is known of it.
+    `id` is what clients know it by, `key` what the store does, `native` what its agent calls it; `facts`:
+    what is known of it. `created`: None for one that has just been made.
     """
 
-    def __init__(self, session_id: str, facts: Facts, owner: int, house: House, log: Context) -> None:
+    def __init__(
+        self,
+        session_id: str,
+        key: int,
+        facts: Facts,
+        owner: int,
+        house: House,
+        log: Context,
+        *,
+        created: float | None = None,
+    ) -> None:
         self.id = session_id
+        self.key = key
         self.native = session_id
         self.owner = owner
         self.facts = facts
-        self.state = State.IDLE
+        self.store = house.store
+        self.created = house.now() if created is None else created
         self.router: Router | None = None
         self.prompted = False
         self.muted = False
         """Whether what the agent says is known already: it loads the session anew."""
-        self.transcript = Transcript(house.limits.transcript_bytes)
+        self.primer = ""
+        """What an agent that remembers nothing has to be told with the next prompt."""
+        self.transcript = Transcript(key, house.store, house.limits.transcript_bytes, house.tasks)
         self._house = house
         self.log = log.about(session=session_id)
-        self._turn: Prompt | None = None
-        self._queue: deque[Prompt] = deque()
+        self.turns = Turns(self, self.log)
         self._attachments: dict[Participant, Attachment] = {}
         self._questions: list[Question] = []
         self._terminal_host: Participant | None = None
-        self._backstop: asyncio.TimerHandle | None = None
-        self.last_used = asyncio.get_running_loop().time()
+        self._held: list[Callable[[], None]] | None = None
+        self._held_bytes = 0
+        self._to_tell: list[Attachment] = []
+        """Who is to hear of a turn's end, once its answer is on disk."""
+        self.last_used = house.now()
+
+    # What it is
+
+    @property
+    def state(self) -> State:
+        return self.turns.state
 
     @property
     def busy(self) -> bool:
-        """Whether a turn runs, or a prompt waits for its agent to be there."""
-        return self._turn is not None
+        return self.turns.busy
 
     @property
     def is_idle(self) -> bool:
-        return self.state is State.IDLE
+        return self.state is State.IDLE and not self.busy
 
     @property
     def is_closed(self) -> bool:
@@ -119,17 +125,57 @@ class Session:
     def clients(self) -> Collection[Participant]:
         return self._attachments.keys()
 
+    @property
+    def limits(self) -> Limits:
+        return self._house.limits
+
+    @property
+    def agent_name(self) -> str:
+        return self.facts.agent
+
+    @property
+    def agent(self) -> Agent | None:
+        """Its agent, where one is alive."""
+        return self.router.agent if self.router is not None and self.router.agent.alive else None
+
     def info(self) -> SessionInfo:
-        return SessionInfo(id=self.id, agent=self.facts.agent, state=self.state, queued=len(self._queue))
+        return SessionInfo(id=self.id, agent=self.facts.agent, state=self.state, queued=self.turns.waiting)
+
+    def now(self) -> float:
+        return self._house.now()
+
+    def save(self, *, facts: bool = False) -> None:
+        """Have it kept as it is now; `facts`: more of it than its record has changed."""
+        record = Record(
+            key=self.key,
+            id=self.id,
+            native=self.native,
+            agent=self.facts.agent,
+            owner=self.owner,
+            state=self.state,
+            created=self.created,
+            updated=self.facts.updated,
+            prompted=self.prompted,
+            cwd=self.facts.cwd,
+            title=self.facts.title,
+        )
+        self.store.save(record, self.facts.kept() if facts else None)
+
+    def changed(self) -> None:
+        self.save()
+        self._house.changed()
 
     # Coming and going
 
     def attach(self, client: Participant, *, replay: bool, on_shown: Callable[[], None]) -> None:
         """Let a client in. `replay`: it is shown what was said; `on_shown` is called after that."""
-        since = self.transcript.start if replay else self.transcript.end
+        since = self.transcript.first if replay else self.transcript.end
+        if client in self._attachments:
+            self._attachments[client].end()
         self._attachments[client] = attachment = Attachment(
             client, self.transcript, since, on_shown=on_shown, on_live=lambda: self._put_questions(client)
         )
+        self.last_used = self.now()
         if self.router is not None:
             self.router.joined()
         attachment.pump()
@@ -141,10 +187,12 @@ class Session:
 
     def detach(self, client: Participant) -> None:
         """A client has gone. Its turn goes on, and so do the prompts it has waiting."""
-        if self._attachments.pop(client, None) is None:
+        attachment = self._attachments.pop(client, None)
+        if attachment is None:
             return
+        attachment.end()
         self._terminal_host = None if self._terminal_host is client else self._terminal_host
-        self.last_used = asyncio.get_running_loop().time()
+        self.last_used = self.now()
         self.deaf(client)
 
     def deaf(self, client: Participant) -> None:
@@ -152,72 +200,21 @@ class Session:
         for question in list(self._questions):
             question.left(client)
 
-    # Turns
-
-    def prompt(self, prompt: Prompt) -> None:
-        """Run the prompt now, or after those before it. Raises QueueFull, NoSuchSession for a closed one."""
-        if self.state is State.CLOSED:
-            raise NoSuchSession(f"session {self.id} has ended", sessionId=self.id)
-        self.prompted = True
-        if not self.busy and self.state is State.IDLE:
-            self._begin(prompt)
-        elif len(self._queue) < self._house.limits.prompt_queue:
-            self._queue.append(prompt)
-        else:
-            most = self._house.limits.prompt_queue
-            raise QueueFull(f"{most} prompts wait in this session already; let one end first")
-
-    def _begin(self, prompt: Prompt) -> None:
-        self._turn = prompt
-        if self.router is None or not self.router.agent.alive:
-            self.resume()
-        else:
-            self._run(self.router, prompt)
-
-    def _run(self, router: Router, prompt: Prompt) -> None:
-        self.state = State.PROMPTING
-        self.log.debug("a turn begins", extra={"event": Event.TURN_STARTED})
-        call = Call(self, prompt.raw_id, methods.SESSION_PROMPT, self.id, prompt.client)
-        try:
-            frame = self.to_agent(prompt.frame, methods.SESSION_PROMPT)
-        except AgentdError as exc:
-            self.fail(call, exc)
-            return
-        self._show(_said(self.id, prompt.frame), prompt)
-        self.facts.entitle(prompt.frame)
-        router.agent.request(frame, call)
+    # The agent's comings and goings
 
     def resume(self) -> None:
         """Have an agent started that serves it; until then prompts wait."""
-        self.set_out()
+        self.turns.set_out()
         self._house.revive(self)
-
-    def set_out(self) -> None:
-        """Its agent is on its way; `revived` or `not_revived` has to follow."""
-        self.state = State.RESUMING
-        self._house.changed()
 
     def revived(self, router: Router, native: str) -> None:
         """An agent is there again."""
         self.settle_in(router, native)
-        if self.state is State.CLOSED:
+        if self.is_closed:
             self.leave_agent()
-            return
-        self.state = State.IDLE
-        if self._turn is not None:
-            self._run(router, self._turn)
         else:
-            self._next()
-
-    def not_revived(self, error: AgentdError) -> None:
-        """No agent could be had: the prompt that wanted it fails, and the next one tries again."""
-        if self.state is State.CLOSED:
-            return
-        self.state = State.IDLE
-        if self._turn is not None:
-            self._end_turn(envelope.failure(self._turn.raw_id, error), error.reason)
-        else:
-            self._next()
+            self.save(facts=True)
+            self.turns.revived()
 
     def move(self, facts: Facts) -> None:
         """It begins again with another agent; nothing was said that anybody would have to know."""
@@ -230,120 +227,120 @@ class Session:
         self.router, self.native = router, native
         router.house(native, self)
 
-    def answer(self, call: Call, frame: bytes) -> None:
-        """The agent has answered the prompt (Asker)."""
-        frame = self.router.to_public(frame) if self.router is not None else frame
-        self._end_turn(frame, envelope.stop_reason(frame) or "error")
-
-    def fail(self, call: Call, error: AgentdError) -> None:
-        """The agent will not answer it (Asker); to whoever has cancelled it, that is just as well."""
-        if self.state is State.CANCELLING:
-            self._end_turn(cancelled_turn(call.raw_id), "cancelled")
-        else:
-            self._end_turn(envelope.failure(call.raw_id, error), error.reason)
-
-    def _end_turn(self, answer: bytes, outcome: str) -> None:
-        self._disarm()
-        prompt, self._turn = self._turn, None
-        if prompt is None:
-            return
-        prompt.client.reply(answer)
-        self.log.info("a turn has ended", extra={"event": Event.TURN_ENDED})
-        self._show(_ended(self.id, outcome), prompt)
-        self.last_used = asyncio.get_running_loop().time()
-        if self.state not in (State.CLOSED, State.RESUMING):
-            self.state = State.IDLE
-            self._next()
-        if self.router is not None and (self.router.retired or not self.clients):
-            self.router.settle()
-        self._house.changed()
-
-    def _next(self) -> None:
-        if self._queue:
-            self._begin(self._queue.popleft())
-
-    def _show(self, run: bytes, prompt: Prompt) -> None:
-        """What the one who sent the prompt knows already, for everybody else and for later."""
-        self._append(run, but=prompt.client)
-
-    # Ending turns early
-
-    def cancel(self, client: Participant | None, frame: bytes) -> None:
-        """Pass session/cancel on; what this client has waiting here will not run either."""
-        self._cancel_queued(client)
-        for question in list(self._questions):
-            question.cancel()
-        if self.state is State.RESUMING and self._turn is not None:
-            self._end_turn(cancelled_turn(self._turn.raw_id), "cancelled")
-            return
-        if self.router is not None:
-            self.router.agent.notify(self.to_agent(frame, methods.SESSION_CANCEL))
-        if self.state is State.PROMPTING:
-            self.state = State.CANCELLING
-            loop = asyncio.get_running_loop()
-            self._backstop = loop.call_later(self._house.limits.cancel_sec, self._cancel_ignored)
-
-    def withdraw(self, client: Participant, raw_id: bytes) -> bool:
-        """Take a prompt out that still waits. Returns whether there was one."""
-        for prompt in self._queue:
-            if prompt.client is client and prompt.raw_id == raw_id:
-                self._queue.remove(prompt)
-                prompt.client.reply(envelope.failure(raw_id, RequestCancelled("the prompt was withdrawn")))
-                return True
-        return False
-
-    def refuse_queued(self, error: AgentdError) -> None:
-        """Answer all prompts that wait with an error."""
-        while self._queue:
-            prompt = self._queue.popleft()
-            prompt.client.reply(envelope.failure(prompt.raw_id, error))
-
-    def close(self, error: AgentdError) -> None:
-        """Nobody is served here any more; whoever waits for something gets the error."""
-        self.state = State.CLOSED
-        self.refuse_queued(error)
-        for question in list(self._questions):
-            question.cancel()
-        if self._turn is not None:
-            self._end_turn(envelope.failure(self._turn.raw_id, error), error.reason)
-        self._disarm()
-        self._attachments.clear()
-        self.leave_agent()
-
     def leave_agent(self) -> None:
         """Its agent serves it no more."""
         if self.router is not None:
             router, self.router = self.router, None
             router.left(self)
 
-    def _cancel_queued(self, client: Participant | None) -> None:
-        mine = [prompt for prompt in self._queue if client in (None, prompt.client)]
-        self._queue = deque(prompt for prompt in self._queue if prompt not in mine)
-        for prompt in mine:
-            prompt.client.reply(cancelled_turn(prompt.raw_id))
-
-    def _cancel_ignored(self) -> None:
-        waited = f"{self._house.limits.cancel_sec:g} s"
-        text = f"{self.facts.agent} did not end its turn within {waited} of a cancel"
-        self.cut_off(AgentTimeout(text, agent=self.facts.agent))
+    def agent_left(self) -> None:
+        """The agent has ended; its calls have failed already."""
+        for question in list(self._questions):
+            question.close()
+        self.router = None
 
     def cut_off(self, error: AgentdError) -> None:
         """End the turn without its agent, which does not."""
         if self.router is not None:
             self.router.give_up_on(self, error)
-        elif self._turn is not None:
-            self._end_turn(envelope.failure(self._turn.raw_id, error), error.reason)
+        else:
+            self.turns.fail(error)
 
-    def _disarm(self) -> None:
-        if self._backstop is not None:
-            self._backstop.cancel()
-            self._backstop = None
+    def close(self, error: AgentdError) -> None:
+        """Nobody is served here any more; whoever waits for something gets the error."""
+        for question in list(self._questions):
+            question.cancel()
+        self.turns.close(error)
+        for attachment in self._attachments.values():
+            attachment.end()
+        self._attachments.clear()
+        self.leave_agent()
+
+    # Turns
+
+    def prompt(self, prompt: Prompt) -> None:
+        """Run the prompt now, or after those before it. Raises QueueFull, NoSuchSession for a closed one."""
+        self.turns.prompt(prompt)
+        self.prompted = True
+
+    def cancel(self, client: Participant | None, frame: bytes) -> None:
+        """Pass session/cancel on; what this client has waiting here will not run either."""
+        for question in list(self._questions):
+            question.cancel()
+        self.turns.cancel(client, lambda: self._pass_on_cancel(frame))
+
+    def _pass_on_cancel(self, frame: bytes) -> None:
+        if self.router is not None:
+            self.router.agent.notify(self.to_agent(frame, methods.SESSION_CANCEL))
+
+    def answer(self, call: Call, frame: bytes) -> None:
+        """The agent has answered the prompt (Asker)."""
+        self.primer = ""
+        self.turns.answer(self.router.to_public(frame) if self.router is not None else frame)
+
+    def fail(self, call: Call, error: AgentdError) -> None:
+        """The agent will not answer it (Asker)."""
+        self.turns.fail(error)
+
+    def said(self, prompt: Prompt) -> bytes:
+        before, after = _around_content(self.id)
+        return b"".join(before + bytes(block) + after for block in envelope.prompt_blocks(prompt.frame))
+
+    def inward(self, prompt: Prompt) -> bytes:
+        frame = self.to_agent(prompt.frame, methods.SESSION_PROMPT)
+        return _primed(frame, self.primer) if self.primer else frame
+
+    def begun(self, prompt: Prompt) -> None:
+        self.prompted = True
+        self._append(self.said(prompt), but=prompt.client)
+        self.facts.entitle(prompt.frame, self.now())
+        self.changed()
+
+    def ending(self, prompt: Prompt, outcome: str) -> None:
+        others = [
+            (client, each) for client, each in self._attachments.items() if client is not prompt.client
+        ]
+        self._to_tell = [each for _, each in others if each.live]
+        self.transcript.append(notices.ended(self.id, outcome))
+
+    def ended(self, prompt: Prompt, outcome: str) -> None:
+        to_tell, self._to_tell = self._to_tell, []
+        for attachment in to_tell:
+            attachment.relay(notices.ended(self.id, outcome))
+        for attachment in self._attachments.values():
+            attachment.pump()
+
+    def rested(self) -> None:
+        self.last_used = self.now()
+        if self.router is not None and (self.router.retired or not self.clients):
+            self.router.settle()
+        self.changed()
+
+    def hold(self) -> None:
+        self._held, self._held_bytes = [], 0
+
+    def release(self) -> None:
+        held, self._held = self._held or [], None
+        for deliver in held:
+            deliver()
+        if self._held_bytes > HELD_BYTES and self.router is not None:
+            self.router.agent.hold(f"session {self.key}", False)
+
+    def _keep_back(self, held: list[Callable[[], None]], deliver: Callable[[], None], size: int) -> None:
+        """Something of the agent's has to wait for an answer that is not out yet."""
+        held.append(deliver)
+        before, self._held_bytes = self._held_bytes, self._held_bytes + size
+        if before <= HELD_BYTES < self._held_bytes and self.router is not None:
+            self.router.agent.hold(f"session {self.key}", True)
 
     # From the agent
 
     def updated(self, block: bytes) -> None:
         """A run of session/update notifications."""
         if self.muted:
+            return
+        if self._held is not None:
+            self._keep_back(self._held, lambda: self.updated(block), len(block))
             return
         if b'_update"' in block or self._may_have_paths(block):
             block = self._looked_at(block, self._noticed)
@@ -353,6 +350,9 @@ class Session:
 
     def notified(self, block: bytes, method: str) -> None:
         """Another notification that names this session: for those who are there now."""
+        if self._held is not None:
+            self._keep_back(self._held, lambda: self.notified(block, method), len(block))
+            return
         if self._is_rewritten or self._may_have_paths(block):
             block = self._looked_at(block, lambda line: self._to_client(line, method))
         for client in self._attachments:
@@ -376,7 +376,12 @@ class Session:
 
     def asked(self, frame: bytes, call: Call) -> None:
         """A request of the agent's."""
+        if self._held is not None:
+            self._keep_back(self._held, lambda: self.asked(frame, call), len(frame))
+            return
         try:
+            if self.is_closed:
+                raise ClientGone("the session was closed")
             if self._is_rewritten or not self._house.paths.is_everything:
                 frame = self._to_client(frame, call.method)
             if call.method == methods.REQUEST_PERMISSION:
@@ -394,14 +399,9 @@ class Session:
                 return True
         return False
 
-    def agent_left(self) -> None:
-        """The agent has ended; its calls have failed already."""
-        for question in list(self._questions):
-            question.close()
-        self.router = None
-
-    def _append(self, run: bytes, *, but: Participant | None = None) -> None:
-        self.transcript.append(run)
+    def _append(self, run: bytes, *, but: object = None) -> None:
+        if run:
+            self.transcript.append(run)
         for client, attachment in self._attachments.items():
             if client is not but:
                 attachment.relay(run)
@@ -414,14 +414,33 @@ class Session:
             call,
             frame,
             wait_sec=self._house.limits.permission_wait_sec,
-            on_settled=self._questions.remove,
+            on_settled=self._settled,
             log=self.log,
         )
         self._questions.append(question)
         if not question.decide(self._house.policy):
+            question.number = self.store.new_number()
+            self._put_permission(question, Asked.PENDING)
             for client, attachment in self._attachments.items():
                 if attachment.live:
                     question.put_to(client)
+
+    def _settled(self, question: Question) -> None:
+        self._questions.remove(question)
+        if question.number:
+            self._put_permission(question, Asked.ANSWERED if question.outcome else Asked.EXPIRED)
+
+    def _put_permission(self, question: Question, progress: Asked) -> None:
+        permission = Permission(
+            number=question.number,
+            session=self.key,
+            turn=self.turns.number,
+            progress=progress,
+            at=self.now(),
+            frame=question.frame,
+            outcome=question.outcome,
+        )
+        self.store.put_permission(permission)
 
     def _put_questions(self, client: Participant) -> None:
         for question in list(self._questions):
@@ -434,7 +453,7 @@ class Session:
         able = [client for client in self._attachments if client.can(method)] or list(self._attachments)
         if not able:
             raise ClientGone("no client is there to answer this")
-        chosen = self._turn.client if self._turn and self._turn.client in able else able[0]
+        chosen = next((client for client in able if client is self.turns.prompter), able[0])
         if method == methods.TERMINAL_CREATE:
             self._terminal_host = chosen
         return chosen
@@ -486,9 +505,9 @@ class Session:
         if (options := self.facts.shown_options()) is not None:
             self.say({"sessionUpdate": "config_option_update", "configOptions": options})
 
-    def say(self, update: dict[str, Any], *, but: Participant | None = None) -> None:
+    def say(self, update: dict[str, Any], *, but: object = None) -> None:
         """An update of our own, for all who are there and who come later."""
-        self._append(_update(self.id, update), but=but)
+        self._append(notices.update(self.id, update), but=but)
 
 
 def rewritten(frame: bytes, change: Callable[[dict[str, Any]], bool]) -> bytes:
@@ -501,35 +520,28 @@ def rewritten(frame: bytes, change: Callable[[dict[str, Any]], bool]) -> bytes:
     return envelope.encode(fields)
 
 
-def cancelled_turn(raw_id: bytes) -> bytes:
-    """The answer to a prompt that was cancelled."""
-    return envelope.result(raw_id, {"stopReason": "cancelled"})
-
-
 def cancel_notification(session_id: str) -> bytes:
     return envelope.notification(methods.SESSION_CANCEL, {"sessionId": session_id})
 
 
-def _update(session_id: str, update: dict[str, Any]) -> bytes:
-    return envelope.notification(methods.SESSION_UPDATE, {"sessionId": session_id, "update": update}) + b"\n"
+def _primed(frame: bytes, primer: str) -> bytes:
+    """A prompt with something to read before it."""
 
+    def change(params: dict[str, Any]) -> bool:
+        content = params.get("prompt")
+        params["prompt"] = [
+            {"type": "text", "text": primer},
+            *(content if isinstance(content, list) else ()),
+        ]
+        return True
 
-def _said(session_id: str, prompt: bytes) -> bytes:
-    """A prompt as those see it who did not send it."""
-    before, after = _around_content(session_id)
-    return b"".join(before + bytes(block) + after for block in envelope.prompt_blocks(prompt))
+    return rewritten(frame, change)
 
 
 @functools.lru_cache(maxsize=256)
 def _around_content(session_id: str) -> tuple[bytes, bytes]:
     """What stands before and after the content in a chunk of what a user has said."""
-    before, after = _update(session_id, {"sessionUpdate": "user_message_chunk", "content": 0}).rsplit(
+    before, after = notices.update(session_id, {"sessionUpdate": "user_message_chunk", "content": 0}).rsplit(
         b"0", 1
     )
     return before, after
-
-
-@functools.lru_cache(maxsize=256)
-def _ended(session_id: str, outcome: str) -> bytes:
-    told = {"agentd.turn": {"state": "ended", "outcome": outcome}}
-    return _update(session_id, {"sessionUpdate": "session_info_update", "_meta": told})
