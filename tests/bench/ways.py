@@ -23,6 +23,7 @@ from support.embedded import Embedded, eventually
 
 HERE = Path(__file__).parent
 AGENT = [sys.executable, str(HERE.parent / "agents" / "fast.py")]
+SDK_AGENT = [sys.executable, "-W", "ignore", str(HERE.parent / "agents" / "sdk_stream.py")]
 DEADLINE_SEC = 300
 
 
@@ -185,10 +186,15 @@ def through(program: str, folder: Path) -> Iterator[Wire]:
 
 @contextlib.contextmanager
 def agentd(
-    folder: Path, *containers: str, isolation: str = "shared", sessions: int = 32, transcripts: str = "full"
+    folder: Path,
+    *containers: str,
+    isolation: str = "shared",
+    sessions: int = 32,
+    transcripts: str = "full",
+    agent: list[str] = AGENT,
 ) -> Iterator[Embedded]:
     """An agentd with these containers. `isolation`: whether the sessions of one share an agent process."""
-    command = ", ".join(f"'{word}'" for word in AGENT)
+    command = ", ".join(f"'{word}'" for word in agent)
     text = f'default_agent = "fast"\nruntimes = []\n[limits]\nsessions = {sessions}\n'
     text += f'[store]\ntranscripts = "{transcripts}"\n'
     text += f'[agents.fast]\ncommand = [{command}]\nisolation = "{isolation}"\n'

@@ -2,9 +2,9 @@
 """What is to be written next, and as which rows."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import chain
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import msgspec
 
@@ -28,17 +28,39 @@ FORGET = (
 )
 DELETE_RUNS = "DELETE FROM run WHERE place >= ? AND place < ?"
 START = "UPDATE session SET start = ? WHERE key = ?"
-APPEND = "INSERT INTO run (place, count, at, data) VALUES (?, ?, ?, ?)"
+AT_ONCE = (64, 16, 4, 1)
+"""How many rows a statement may have. With each statement the thread lets go of the interpreter, and has to
+wait until the event loop does; and of so few shapes SQLite's module remembers all."""
 
 
-def _upsert(table: str, names: str, texts: str) -> str:
+class Insert(NamedTuple):
+    """A statement for any number of rows."""
+
+    head: str
+    row: str
+    tail: str = ""
+
+    def of(self, rows: Iterable[tuple[Any, ...]]) -> Iterator[Statement]:
+        left = list(rows)
+        for most in AT_ONCE:
+            text = self.head + ", ".join([self.row] * most) + self.tail
+            while len(left) >= most:
+                yield text, tuple(chain.from_iterable(left[:most]))
+                del left[:most]
+
+
+APPEND = Insert("INSERT INTO run (place, count, at, data) VALUES ", "(?, ?, ?, ?)")
+
+
+def _upsert(table: str, names: str, texts: str) -> Insert:
     """Text is bound as bytes: SQLite's own binding refuses the lone surrogates that JSON may have."""
     columns, as_text = names.split(), texts.split()
     values = ", ".join("CAST(? AS TEXT)" if name in as_text else "?" for name in columns)
     new = ", ".join(f"{name} = excluded.{name}" for name in columns[1:])
-    return (
-        f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({values}) "  # noqa: S608, names of ours
-        f"ON CONFLICT ({columns[0]}) DO UPDATE SET {new}"
+    return Insert(
+        f"INSERT INTO {table} ({', '.join(columns)}) VALUES ",  # noqa: S608, names of ours
+        f"({values})",
+        f" ON CONFLICT ({columns[0]}) DO UPDATE SET {new}",
     )
 
 
@@ -267,25 +289,29 @@ class Batch:
             yield DELETE_RUNS, (place(key, 0), place(key, end))
 
     def _sessions(self, contents: Contents) -> Iterator[Statement]:
-        for record in self.records.values():
-            values = _values(record, title=contents.title(record.title))
-            yield SAVE, values
-        for key, data in self.facts.items():
-            yield PUT_FACTS, (key, contents.hidden(data))
+        yield from SAVE.of(
+            _values(record, title=contents.title(record.title)) for record in self.records.values()
+        )
+        yield from PUT_FACTS.of((key, contents.hidden(data)) for key, data in self.facts.items())
         for key, end in self.cleared.items():
             yield START, (end, key)
 
     def _rows(self, contents: Contents) -> Iterator[Statement]:
-        for key, rows in self.frames.items():
-            for row in rows:
-                data = contents.hidden(b"".join(row.parts))
-                yield APPEND, (place(key, row.seq), row.count, row.at, data)
+        yield from APPEND.of(
+            (place(key, row.seq), row.count, row.at, contents.hidden(b"".join(row.parts)))
+            for key, rows in self.frames.items()
+            for row in rows
+        )
 
     def _turns(self, contents: Contents) -> Iterator[Statement]:
-        for turn in self.turns.values():
-            yield PUT_TURN, _values(turn, said=contents.said(turn.said), answer=contents.said(turn.answer))
-        for permission in self.permissions.values():
-            yield PUT_PERMISSION, _values(permission, frame=contents.said(permission.frame))
+        yield from PUT_TURN.of(
+            _values(turn, said=contents.said(turn.said), answer=contents.said(turn.answer))
+            for turn in self.turns.values()
+        )
+        yield from PUT_PERMISSION.of(
+            _values(permission, frame=contents.said(permission.frame))
+            for permission in self.permissions.values()
+        )
 
 
 def _values(row: msgspec.Struct, **instead: bytes | None) -> tuple[Any, ...]:

@@ -36,6 +36,8 @@ class Facts:
         self.rest: dict[str, Any] = {}
         """What else it has answered, which somebody else may understand."""
         self.title: str | None = None
+        self.fresh = False
+        """Whether something is known by now that was not when it was kept last."""
         self.updated = now
         """When it was last used, in Unix time."""
 
@@ -49,6 +51,7 @@ class Facts:
         """Options in an answer or an update: kept as they are, passed on with ours."""
         options = told.get("configOptions")
         self.options = list(options) if isinstance(options, list) else self.options
+        self.fresh = True
         if self.picker is not None:
             told["configOptions"] = self.picker(self.agent, self.options or [])
 
@@ -65,17 +68,19 @@ class Facts:
             case {"sessionUpdate": "current_mode_update", "currentModeId": str(mode)}:
                 self.enter(mode)
             case {"sessionUpdate": "session_info_update", "title": str(title)}:
-                self.title = title
+                self.title, self.fresh = title, True
         return False
 
     def enter(self, mode: str) -> None:
         if isinstance(self.modes, dict):
             self.modes["currentModeId"] = mode
+            self.fresh = True
 
     # On disk
 
     def kept(self) -> bytes:
         """What `restore` needs. Whoever loads the session names its MCP servers anew: they know secrets."""
+        self.fresh = False
         params = {name: value for name, value in self.params.items() if name not in SAID_ANEW}
         return envelope.encode(
             {"params": params, "modes": self.modes, "options": self.options, "rest": self.rest}

@@ -144,15 +144,15 @@ class Session:
     def now(self) -> float:
         return self._house.now()
 
-    def save(self, *, facts: bool = False) -> None:
-        """Have it kept as it is now; `facts`: more of it than its record has changed."""
+    def save(self, *, facts: bool = False, state: State | None = None) -> None:
+        """Have it kept as it is now, or about to be; `facts`: more of it than its record has changed."""
         record = Record(
             key=self.key,
             id=self.id,
             native=self.native,
             agent=self.facts.agent,
             owner=self.owner,
-            state=self.state,
+            state=state or self.state,
             created=self.created,
             updated=self.facts.updated,
             prompted=self.prompted,
@@ -162,7 +162,6 @@ class Session:
         self.store.save(record, self.facts.kept() if facts else None)
 
     def changed(self) -> None:
-        self.save()
         self._house.changed()
 
     # Coming and going
@@ -254,6 +253,7 @@ class Session:
         for attachment in self._attachments.values():
             attachment.end()
         self._attachments.clear()
+        self.transcript.close()
         self.leave_agent()
 
     # Turns
@@ -294,6 +294,7 @@ class Session:
         self.prompted = True
         self._append(self.said(prompt), but=prompt.client)
         self.facts.entitle(prompt.frame, self.now())
+        self.save()
         self.changed()
 
     def ending(self, prompt: Prompt, outcome: str) -> None:
@@ -302,6 +303,7 @@ class Session:
         ]
         self._to_tell = [each for _, each in others if each.live]
         self.transcript.append(notices.ended(self.id, outcome))
+        self.save(state=State.IDLE)
 
     def ended(self, prompt: Prompt, outcome: str) -> None:
         to_tell, self._to_tell = self._to_tell, []
@@ -495,7 +497,10 @@ class Session:
             changed = self._outward(methods.SESSION_UPDATE, params)
             return self.facts.notice(params.get("update")) or changed
 
-        return rewritten(line, look)
+        line = rewritten(line, look)
+        if self.facts.fresh:
+            self.save(facts=True)
+        return line
 
     def tell_choices(self) -> None:
         """The agent has forgotten what was chosen: nobody must believe that it still holds."""
@@ -507,6 +512,8 @@ class Session:
 
     def say(self, update: dict[str, Any], *, but: object = None) -> None:
         """An update of our own, for all who are there and who come later."""
+        if self.facts.fresh:
+            self.save(facts=True)
         self._append(notices.update(self.id, update), but=but)
 
 

@@ -9,7 +9,7 @@ from agentd.store.keeper import Keeper
 from agentd.store.records import Run
 from agentd.tasks import Tasks
 
-TAIL_BYTES = 1 << 20
+TAIL_BYTES = 1 << 18
 """What stays in memory of frames that are on disk too."""
 PAGE_BYTES = 1 << 20
 
@@ -98,6 +98,11 @@ class Transcript:
             for seq, run in self._runs.items():
                 frames += run.split(b"\n")[max(0, number - seq) : -1]
         return frames[-count:]
+
+    def close(self) -> None:
+        """Nothing more is said: memory is not to wait until somebody notices that nobody needs it."""
+        self._runs.clear()
+        self._size = 0
 
     def clear(self) -> None:
         """Forget it all: what comes next is the beginning."""
