@@ -6,7 +6,9 @@ one of the tests, the bus a private one. Everything goes through the same comman
 """
 
 import contextlib
+import os
 import shlex
+import signal
 import subprocess
 import sys
 import tempfile
@@ -17,6 +19,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent))
 
 from support.acp_client import Client, texts
+from support.editor import Editor
 from support.embedded import Embedded, eventually, scripted
 
 BOLD, PLAIN = ("\033[1m", "\033[0m") if sys.stdout.isatty() else ("", "")
@@ -102,6 +105,28 @@ class Demo:
         print("it was shown what it had missed, and then the rest as it came")
         self.note("a turn went on without its editor, and another one saw all of it")
 
+    def survive(self) -> None:
+        self.say(
+            "A worker that is killed in the middle of a turn, and an editor that does not lose its session"
+        )
+        command = self.agentd.agentctl_command("attach", "demo")
+        with contextlib.closing(Editor(command, self.agentd.environment)) as editor:
+            editor.initialize()
+            session = editor.session
+            editor.turn("say what was promised")
+            turn = editor.prompt("say on it", "hold")
+            editor.until_text("on it")
+            (worker,) = self.agentd.workers()
+            print(f"$ kill -9 {worker}", flush=True)
+            os.kill(worker, signal.SIGKILL)
+            answer, _ = editor.answer_to(turn)
+            print(f"the editor is told: {answer['error']['message']}")
+            assert answer["error"]["data"]["reason"] == "interrupted"
+            assert "result" in editor.turn("say and on we go")[0]
+        assert session in self.agentctl("sessions", "demo")
+        assert "what was promised" in self.agentctl("history", session, "--container", "demo")
+        self.note("a worker was killed; its editor went on in the same session, and nothing was lost")
+
     def status(self) -> None:
         self.say("What is going on")
         assert "demo" in self.agentctl("status")
@@ -143,6 +168,7 @@ def main() -> int:
             demo.prompt()
             demo.cancel()
             demo.share()
+            demo.survive()
             demo.drain()
             demo.say("Stopping it")
             assert agentd.stop() == 0
