@@ -69,7 +69,8 @@ class DrainInfo(msgspec.Struct, frozen=True, kw_only=True):
 class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     """All the manager knows of a worker's inside: enough for Status, and for a new manager to start from.
 
-    `leaving`: it has been asked to end, and takes no connections any more.
+    `leaving`: it has been asked to end, and takes no connections any more. `problem`: why it cannot work at
+    present, a sentence.
     """
 
     state: str = "starting"
@@ -81,6 +82,7 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     agents: list[AgentInfo] = []
     drain: DrainInfo | None = None
     leaving: bool = False
+    problem: str = ""
 
 
 class Mount(msgspec.Struct, frozen=True):

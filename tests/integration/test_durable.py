@@ -273,7 +273,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_a_full_disk_refuses_new_work_and_loses_nothing(small_disk: Path, start: Start) -> None:
-    agentd = start()
+    agentd = start(bus="private")
     with agentd.client() as client:
         client.open().turn("say one")
         (ballast := small_disk / "ballast").write_bytes(b"")
@@ -284,8 +284,10 @@ def test_a_full_disk_refuses_new_work_and_loses_nothing(small_disk: Path, start:
         assert reason(refused) == "store_full"
         assert "space" in refused["error"]["message"]
         assert reason(client.turn("say no")[0]) == "store_full"
+        assert "space" in agentd.container()["last_error"]
         ballast.unlink()
         assert eventually(lambda: "result" in client.turn("say two")[0], "it goes on by itself")
+        eventually(lambda: agentd.container()["last_error"] == "", "and says so")
         kill_worker(agentd)
     back, shown = again(agentd, client.session)
     with back:

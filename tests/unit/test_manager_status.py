@@ -36,7 +36,7 @@ def test_a_worker_of_another_version_is_outdated(code: str, outdated: bool) -> N
 def test_older_code_is_seen_with_what_to_do() -> None:
     said = "box: older code 0.0.1: systemctl restart agentd@box, when it suits"
     assert said in shown("0.0.1", "agentd@box.service")
-    assert "box: older code 0.0.1: stop its worker" in shown("0.0.1", "")
+    assert "box: older code 0.0.1: agentctl stop box" in shown("0.0.1", "")
     assert "older code" not in shown(__version__, "agentd@box.service")
 
 

@@ -65,7 +65,7 @@ def _row(container: dict[str, Any]) -> tuple[object, ...]:
 
 def _older(container: dict[str, Any]) -> str:
     unit = container["unit"].removesuffix(".service")
-    how = f"systemctl restart {unit}" if unit else "stop its worker and connect again"
+    how = f"systemctl restart {unit}" if unit else f"agentctl stop {container['name']}"
     return f"{container['name']}: older code {container['worker_version']}: {how}, when it suits"
 
 

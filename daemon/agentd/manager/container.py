@@ -78,6 +78,11 @@ class Container:
         return State.FAILED if self.failure else State.IDLE
 
     @property
+    def last_error(self) -> str:
+        """Why there is no worker, or why the one there is cannot work; "" for nothing of the kind."""
+        return self.failure.message if self.failure else self.snapshot.problem
+
+    @property
     def stopped(self) -> bool:
         """Known not to run; one the watcher has said nothing of may well run."""
         return self.info is not None and not self.info.running

@@ -70,7 +70,7 @@ def of_container(container: Container, unit: str) -> ContainerStatus:
         outdated=worker is not None and worker.code != __version__,
         clients=snapshot.clients,
         turns=snapshot.turns,
-        last_error=container.failure.message if container.failure else "",
+        last_error=container.last_error,
         sessions=snapshot.sessions,
         agents=snapshot.agents,
     )

@@ -134,6 +134,7 @@ class Hub:
             turns=sum(session.busy for session in sessions),
             sessions=[session.info() for session in sessions],
             agents=self.agents.info(),
+            problem=self.store.trouble.message if self.store.trouble else "",
         )
 
     def changed(self) -> None:

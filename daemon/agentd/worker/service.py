@@ -130,6 +130,7 @@ class Worker:
         else:
             self._log.error("%s", error.message, extra={"event": Event.STORE_FAILED})
         self._notifier.status(error.message if error else f"serving {self._name}")
+        self._report()
 
     # The end
 

@@ -81,7 +81,7 @@ class ContainerFace(Interface, name="org.agentd1.Container"):
 
     @prop("s")
     def last_error(self) -> str:
-        return self._container.failure.message if self._container.failure else ""
+        return self._container.last_error
 
     @prop("s", emits="const")
     def unit(self) -> str:
