@@ -5,6 +5,7 @@ Commands in a prompt:
   say TEXT            stream a message chunk
   updates N SIZE      stream N chunks of SIZE characters
   count N             stream N numbers
+  tally T FROM TO MS  stream T:FROM to T:TO-1 with pauses of MS milliseconds, until the turn is cancelled
   ask TITLE           request permission for a tool call, then say the outcome
   want KIND           the same for a tool of that kind
   withdraw TITLE      request permission and want it no more
@@ -63,12 +64,19 @@ def options() -> argparse.Namespace:
     parser.add_argument("--child-at-start", action="store_true")
     parser.add_argument("--can", action="append", default=[], metavar="METHOD", help="load, list, fork, …")
     parser.add_argument("--memory", metavar="DIRECTORY", help="where sessions outlive the process")
+    parser.add_argument("--ledger", metavar="FILE", help="where each prompt is noted before it is run")
     parser.add_argument("--takes", action="append", default=[], metavar="KIND", help="image, audio, …")
     parser.add_argument("--models", type=words, default=[], metavar="A,B")
     parser.add_argument("--modes", type=words, default=[], metavar="A,B")
     parser.add_argument("--needs-login", action="store_true", help="no session before authenticate")
     parser.add_argument("--auth-terminal", action="store_true", help="offer a login in a terminal")
     return parser.parse_args()
+
+
+def script(prompt: list[dict[str, Any]]) -> str:
+    """The text that is meant for us: before it, agentd may tell what was said before our time."""
+    texts = [block["text"] for block in prompt if block.get("type") == "text"]
+    return str(next(text for text in texts if not text.startswith("[This session began with another")))
 
 
 def words(text: str) -> list[str]:
@@ -344,12 +352,14 @@ class Agent:
 
     async def prompt(self, params: dict[str, Any]) -> dict[str, Any]:
         session = params["sessionId"]
+        if self.switches.ledger:
+            note(self.switches.ledger, session, script(params["prompt"]))
         if self.switches.reject_second_prompt and session in self.turns:
             raise ValueError("a turn is running in this session")
         self.turns.add(session)
         self.cancelled[session] = asyncio.Event()
         try:
-            return await self.perform(session, params["prompt"][-1]["text"])
+            return await self.perform(session, script(params["prompt"]))
         finally:
             self.turns.discard(session)
 
@@ -391,6 +401,14 @@ class Agent:
     async def do_count(self, session: str, count: str) -> None:
         for number in range(int(count)):
             await self.do_say(session, str(number))
+
+    async def do_tally(self, session: str, rest: str) -> None:
+        token, first, end, pause = rest.split()
+        for number in range(int(first), int(end)):
+            if self.cancelled[session].is_set():
+                return
+            await self.do_say(session, f"{token}:{number}")
+            await asyncio.sleep(int(pause) / 1000)
 
     async def do_ask(self, session: str, title: str) -> None:
         await self.ask(session, title, "edit")
@@ -476,6 +494,13 @@ class Agent:
 
     async def do_die(self, session: str, rest: str) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
+
+
+def note(ledger: str, session: str, script: str) -> None:
+    """The process, the session and the first line of a prompt, in one write: it is there whole or not."""
+    file = os.open(ledger, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    os.write(file, f"{os.getpid()} {session} {script.splitlines()[0]}\n".encode())
+    os.close(file)
 
 
 def start_child() -> int:

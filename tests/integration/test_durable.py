@@ -57,11 +57,6 @@ def notices(frames: list[Frame]) -> list[str]:
     return [each for each in found if each]
 
 
-def said(frames: list[Frame]) -> list[str]:
-    """What the agent has said, without our own notices."""
-    return [text for text in texts(frames) if "[agentd]" not in text]
-
-
 def outcomes(frames: list[Frame]) -> list[str]:
     told = [each["_meta"] for each in updates(frames, "session_info_update") if "_meta" in each]
     return [each["agentd.turn"]["outcome"] for each in told if "agentd.turn" in each]
@@ -73,7 +68,7 @@ def test_what_was_said_is_there_after_the_worker_was_killed(agentd: Embedded) ->
         kill_worker(agentd)
     back, shown = again(agentd, client.session)
     with back:
-        assert (prompts(shown), said(shown)) == (["say one\nsay two"], ["one", "two"])
+        assert (prompts(shown), texts(shown)) == (["say one\nsay two"], ["one", "two"])
         assert outcomes(shown) == ["end_turn"]
         assert back.turn("say three")[1][-1] == "three"
 
@@ -89,7 +84,7 @@ def test_a_turn_that_was_running_is_shown_as_interrupted_and_not_run_again(agent
     back, shown = again(agentd, client.session)
     with back:
         assert prompts(shown) == ["say before\nhold\nsay after", "say waiting"]
-        assert said(shown) == ["before"]
+        assert texts(shown) == ["before"]
         assert outcomes(shown) == ["interrupted", "interrupted"]
         assert len(notices(shown)) == 2
         assert back.turn("say next")[1][-1] == "next"
@@ -116,7 +111,7 @@ def result_session(agentd: Embedded) -> str:
     return str(row[0])
 
 
-def test_an_agent_that_remembers_nothing_is_told_what_was_said(agentd: Embedded) -> None:
+def test_an_agent_that_remembers_nothing_is_told_what_was_texts(agentd: Embedded) -> None:
     with agentd.client() as client:
         client.open().turn("say first words")
         kill_worker(agentd)
@@ -139,9 +134,9 @@ def test_an_agent_that_loads_is_asked_to_and_its_replay_is_not_shown(start: Star
         kill_worker(agentd)
     back, shown = again(agentd, client.session)
     with back:
-        assert said(shown) == ["first words"]
+        assert texts(shown) == ["first words"]
         _, before = back.answer_to(back.prompt("say more"))
-        assert (said(before), notices(before)) == (["more"], [])
+        assert (texts(before), notices(before)) == (["more"], [])
         assert len(told(back, "session/prompt")["prompt"]) == 1
 
 
@@ -151,7 +146,7 @@ def test_sessions_are_listed_closed_loaded_and_deleted_for_any_agent(agentd: Emb
         assert result(client.call("session/close", {"sessionId": client.session})) == {}
         listed = result(client.call("session/list"))["sessions"]
         assert [(each["sessionId"], each["title"]) for each in listed] == [(client.session, "say hello")]
-        assert said(client.load(client.session)[1]) == ["hello"]
+        assert texts(client.load(client.session)[1]) == ["hello"]
         assert "result" in client.call("session/delete", {"sessionId": client.session})
         assert result(client.call("session/list"))["sessions"] == []
         assert reason(client.load(client.session)[0]) == "no_such_session"
@@ -291,8 +286,8 @@ def test_a_full_disk_refuses_new_work_and_loses_nothing(small_disk: Path, start:
         kill_worker(agentd)
     back, shown = again(agentd, client.session)
     with back:
-        assert said(shown)[0] == "one"
-        assert said(shown)[-1] == "two"
+        assert texts(shown)[0] == "one"
+        assert texts(shown)[-1] == "two"
     assert rows(agentd, "PRAGMA integrity_check") == [("ok",)]
 
 
@@ -307,7 +302,7 @@ def test_a_worker_with_nothing_to_do_leaves_and_comes_back(start: Start) -> None
     eventually(lambda: agentd.workers() == [], "it has left")
     back, shown = again(agentd, client.session)
     with back:
-        assert said(shown) == ["one"]
+        assert texts(shown) == ["one"]
         assert agentd.workers() != first
         assert back.turn("say two")[1][-1] == "two"
 
@@ -365,3 +360,24 @@ def test_answers_of_a_broken_connection_can_be_asked_for(agentd: Embedded) -> No
         answers = [json.loads(back.line()) for _ in range(3)]
         assert [each["id"] for each in answers] == [done["id"] + 100, held, asked]
         assert [reason(each) for each in answers[:2]] == ["interrupted"] * 2
+
+
+def test_what_is_too_much_is_forgotten_when_a_worker_starts(start: Start) -> None:
+    agentd = with_store("keep_bytes = 2000000", start)
+    with agentd.client() as client:
+        client.open().turn("updates 300 10000")
+        old = client.session
+        client.session = client.new_session()
+        client.turn("say kept")
+        kill_worker(agentd)
+    with agentd.client() as back:
+        back.greet()
+        eventually(
+            lambda: (
+                [each["sessionId"] for each in result(back.call("session/list"))["sessions"]]
+                == [client.session]
+            ),
+            "the older one, which is the larger one, is gone",
+        )
+        assert reason(back.load(old)[0]) == "no_such_session"
+        assert texts(back.load(client.session)[1]) == ["kept"]

@@ -68,9 +68,10 @@ def test_a_session_that_nobody_uses_makes_room(start: Start) -> None:
         two.open().turn("say two")
         one.close(), two.close()
         late.greet()
-        eventually(lambda: "result" in late.call("session/new", NEW), "the oldest one had to go")
-        listed = [each["sessionId"] for each in result(late.call("session/list"))["sessions"]]
-        assert two.session in listed and one.session not in listed
+        eventually(lambda: "result" in late.call("session/new", NEW), "the oldest one was put away")
+        states = {each["id"]: each["state"] for each in result(late.call("_agentd/sessions"))["sessions"]}
+        assert (states[one.session], states[two.session]) == ("kept", "idle")
+        eventually(lambda: "result" in late.load(one.session)[0], "it comes back, and another one goes")
 
 
 def test_a_session_in_a_turn_does_not_have_to_go(start: Start) -> None:
@@ -164,7 +165,7 @@ def test_what_an_agent_may_say_before_it_is_asked(start: Start) -> None:
 
 
 def test_a_transcript_has_a_bound_and_loses_the_oldest(start: Start) -> None:
-    agentd = start(limits="transcript_bytes = 100000")
+    agentd = start(limits="transcript_bytes = 100000", agent='[store]\ntranscripts = "off"')
     with agentd.client() as one, agentd.client() as two:
         one.open()
         for number in range(40):

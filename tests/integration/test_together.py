@@ -219,7 +219,7 @@ def test_one_that_has_forgotten_begins_anew_and_it_is_said(start: Start, switche
         answer, before = client.answer_to(client.prompt("say two"))
         assert "result" in answer and texts(before) == ["two"]
         assert {each["params"]["sessionId"] for each in before} == {client.session}
-        [notice] = updates(before, "session_info_update")
+        notice, _ = updates(before, "agent_message_chunk")
         assert "remembers nothing" in notice["_meta"]["agentd.notice"]
 
 

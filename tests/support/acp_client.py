@@ -154,9 +154,9 @@ def result(answer: Frame) -> Frame:
 
 
 def texts(frames: Iterable[Frame]) -> list[str]:
-    """The texts of the message chunks among some frames."""
-    updates = [frame["params"]["update"] for frame in frames if frame.get("method") == "session/update"]
-    return [each["content"]["text"] for each in updates if each["sessionUpdate"] == "agent_message_chunk"]
+    """The texts of the message chunks among some frames, without agentd's own notices."""
+    said = updates(frames, "agent_message_chunk")
+    return [each["content"]["text"] for each in said if "agentd.notice" not in (each.get("_meta") or {})]
 
 
 def reason(frame: Frame) -> str:

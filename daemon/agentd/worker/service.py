@@ -118,6 +118,7 @@ class Worker:
             on_trouble=self._store_trouble,
         )
         hub = Hub(place, self._configuration, state, self._store, self._tasks, self._report)
+        self._tasks.start(hub.sessions.prune(), "retention")
         return hub, self._tasks.start(runtime.wait(container), f"watch over {self._name}")
 
     def _store_full(self, full: bool) -> None:
