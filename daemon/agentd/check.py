@@ -12,7 +12,7 @@ from typing import TextIO
 
 import msgspec
 
-from agentd import config, errors
+from agentd import config, errors, schema
 from agentd.paths import Paths, check_socket_path
 
 MASK = '"…"'
@@ -44,7 +44,7 @@ def check_sockets(paths: Paths, configuration: config.Configuration) -> None:
 def report(loaded: config.Loaded) -> Iterator[str]:
     """The lines of it. A value that no file sets is agentd's own default."""
     configuration, sources = loaded.configuration, loaded.sources
-    yield from (f"# read: {config.printable(str(file))}" for file in loaded.files)
+    yield from (f"# read: {schema.printable(str(file))}" for file in loaded.files)
     if configuration.default_agent is None:
         yield "# default_agent is not set"
     else:
@@ -65,13 +65,13 @@ def report(loaded: config.Loaded) -> Iterator[str]:
 # The parts of the report
 
 
-def _table(key: config.Key, table: msgspec.Struct, sources: Sources) -> Iterator[str]:
+def _table(key: schema.Key, table: msgspec.Struct, sources: Sources) -> Iterator[str]:
     yield from _header(key, sources)
     for field, value in msgspec.structs.asdict(table).items():
         yield _value((*key, field), value, sources)
 
 
-def _agent(key: config.Key, agent: config.Agent, sources: Sources) -> Iterator[str]:
+def _agent(key: schema.Key, agent: config.Agent, sources: Sources) -> Iterator[str]:
     """What it has; a literal value is hidden, where another one is read is no secret."""
     yield from _header(key, sources)
     for field, value in msgspec.structs.asdict(agent).items():
@@ -89,7 +89,7 @@ def _agents_built_in(configuration: config.Configuration) -> Iterator[str]:
             yield f"# agents.{name}.command = {_toml(agent.command)}"
 
 
-def _container(key: config.Key, container: config.Container, sources: Sources) -> Iterator[str]:
+def _container(key: schema.Key, container: config.Container, sources: Sources) -> Iterator[str]:
     """Only what a file sets: the default of all the rest is "not set"."""
     yield from _header(key, sources)
     for part, value in _values(container, ()):
@@ -97,7 +97,7 @@ def _container(key: config.Key, container: config.Container, sources: Sources) -
             yield _sourced(f"{config.dotted(part)} = {_toml(value)}", (*key, *part), sources)
 
 
-def _values(value: object, key: config.Key) -> Iterator[tuple[config.Key, object]]:
+def _values(value: object, key: schema.Key) -> Iterator[tuple[schema.Key, object]]:
     """The values in a table and in those inside it."""
     members = msgspec.structs.asdict(value) if isinstance(value, msgspec.Struct) else value
     if not isinstance(members, dict):
@@ -110,25 +110,25 @@ def _values(value: object, key: config.Key) -> Iterator[tuple[config.Key, object
 # Lines
 
 
-def _header(key: config.Key, sources: Sources) -> Iterator[str]:
+def _header(key: schema.Key, sources: Sources) -> Iterator[str]:
     """A table's own source is known where a file opened it and set nothing in it."""
     yield ""
     name = config.dotted(key)
     yield _sourced(f"[{name}]", key, sources) if name in sources else f"[{name}]"
 
 
-def _value(key: config.Key, value: object, sources: Sources) -> str:
+def _value(key: schema.Key, value: object, sources: Sources) -> str:
     return _sourced(f"{key[-1]} = {_toml(value)}", key, sources)
 
 
-def _sourced(text: str, key: config.Key, sources: Sources) -> str:
+def _sourced(text: str, key: schema.Key, sources: Sources) -> str:
     file = sources.get(config.dotted(key))
-    return f"{text:<{SOURCE_COLUMN}}  # {'default' if file is None else config.printable(str(file))}"
+    return f"{text:<{SOURCE_COLUMN}}  # {'default' if file is None else schema.printable(str(file))}"
 
 
 def _toml(value: object) -> str:
     if isinstance(value, str):
-        return config.quoted(value)
+        return schema.quoted(value)
     if isinstance(value, tuple):
         return f"[{', '.join(map(_toml, value))}]"
     return str(value).lower() if isinstance(value, bool) else repr(value)

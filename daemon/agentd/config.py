@@ -5,20 +5,20 @@ The structs below are the schema. The type of every value carries a `Meta` whose
 the sentence "must be …", and every problem of every file is reported at once, with file and key.
 """
 
-import difflib
 import os
 import re
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Annotated, Any, Literal, get_args, get_origin
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
 
 from agentd import errors
 from agentd.log import worth_hiding
+from agentd.schema import Key, Problem, is_table, kinds_of, problems, quoted, suggestion, table_of
 
 # What a value may be
 
@@ -292,7 +292,7 @@ class Configuration(
         agent = configured or known
         if agent is None:
             there = self.agent_names()
-            text = f"no agent is called {name}{_suggestion(name, there)}; there are: {', '.join(there)}"
+            text = f"no agent is called {name}{suggestion(name, there)}; there are: {', '.join(there)}"
             raise errors.NoSuchAgent(text, agent=name, agents=there)
         if known is None or agent.command or agent.transport == "tcp":
             return agent
@@ -361,7 +361,7 @@ def load(files: Iterable[str | os.PathLike[str]]) -> Loaded:
     Errors: ConfigurationInvalid, one problem a line, the lines again as `data["problems"]`.
     """
     sheets = [sheet for file in files if (sheet := _read(Path(file))) is not None]
-    _refuse([problem for sheet in sheets for problem in sheet.problems])
+    _refuse([each for sheet in sheets for each in sheet.problems])
     merged: dict[str, Any] = {}
     sources: dict[str, Path] = {}
     for sheet in sheets:
@@ -411,10 +411,10 @@ def _plain(configuration: Configuration) -> dict[str, Any]:
 
 def _known(data: Any, kind: Any) -> Any:
     """The data without the keys that this version's tables do not have."""
-    table = _table_of(kind)
+    table = table_of(kind)
     if table is None or not isinstance(data, dict):
         return data
-    kinds = _kinds(table, data)
+    kinds = kinds_of(table, data)
     return {name: _known(value, kinds[name]) for name, value in data.items() if name in kinds}
 
 
@@ -434,21 +434,7 @@ def dotted(key: Iterable[str]) -> str:
     return ".".join(part if re.fullmatch(r"[A-Za-z0-9_-]+", part) else quoted(part) for part in key)
 
 
-def quoted(text: str) -> str:
-    """A TOML string that is safe to show on a terminal."""
-    return '"' + printable(text.replace("\\", r"\\").replace('"', r"\"")) + '"'
-
-
-def printable(text: str) -> str:
-    """The text with TOML's escapes for what a terminal or a line would take as an order."""
-    return "".join(char if char.isprintable() else f"\\U{ord(char):08x}" for char in text)
-
-
 # Reading one file
-
-
-Key = tuple[str, ...]
-Problem = tuple[Key, str]
 
 
 class _Sheet(msgspec.Struct, frozen=True):
@@ -473,7 +459,7 @@ def _read(file: Path) -> _Sheet | None:
         return _Sheet(file, {}, [f"{file}: not TOML: {_located(str(error), content)}"])
     except RecursionError:
         return _Sheet(file, {}, [f"{file}: not TOML: nested too deeply"])
-    return _Sheet(file, table, [_line(file, key, text) for key, text in _problems(table, Configuration, ())])
+    return _Sheet(file, table, [_line(file, key, text) for key, text in problems(table, Configuration, ())])
 
 
 def _located(text: str, content: bytes) -> str:
@@ -491,142 +477,23 @@ def _refuse(problems: list[str]) -> None:
         raise errors.ConfigurationInvalid("\n".join(problems), problems=problems)
 
 
-# Comparing it with the schema
-
-
-def _problems(raw: object, kind: Any, key: Key) -> Iterator[Problem]:
-    """Everything that msgspec would stumble over, where msgspec itself stops at the first."""
-    table = _table_of(kind)
-    if isinstance(raw, dict) and table is not None:
-        yield from (_mapping_problems if get_origin(table) is dict else _table_problems)(raw, table, key)
-    elif table is kind:
-        yield key, f"must be a table, not {_shown(raw)}"
-    else:
-        yield from _value_problems(raw, kind, key)
-
-
-def _table_of(kind: Any) -> Any:
-    """The table that may stand there: the type itself or one part of a union. None where none may."""
-    return next((each for each in (kind, *get_args(kind)) if _is_table(each)), None)
-
-
-def _is_table(kind: Any) -> bool:
-    return get_origin(kind) is dict or (isinstance(kind, type) and issubclass(kind, msgspec.Struct))
-
-
-def _kinds(table: Any, names: Iterable[str]) -> dict[str, Any]:
-    """The type of each value in a table, by name; where a table takes any name, of those given."""
-    if get_origin(table) is dict:
-        return dict.fromkeys(names, get_args(table)[1])
-    return {field.name: field.type for field in msgspec.structs.fields(table)}
-
-
-def _table_problems(raw: dict[str, Any], struct: Any, key: Key) -> Iterator[Problem]:
-    kinds = _kinds(struct, raw)
-    for name, value in raw.items():
-        if name in kinds:
-            yield from _problems(value, kinds[name], (*key, name))
-        else:
-            yield (*key, name), _unknown(name, kinds)
-
-
-def _mapping_problems(raw: dict[str, Any], mapping: Any, key: Key) -> Iterator[Problem]:
-    name_kind, value_kind = get_args(mapping)
-    for name, value in raw.items():
-        if not _fits(name, name_kind):
-            yield (*key, name), f"must be {_meta(name_kind).description}"
-        yield from _problems(value, value_kind, (*key, name))
-
-
-def _value_problems(raw: object, kind: Any, key: Key) -> Iterator[Problem]:
-    element = _element_kind(kind)
-    if element is not None and isinstance(raw, list) and raw:
-        for number, item in enumerate(raw, 1):
-            if not _fits(item, element):
-                yield key, f"element {number} {_must(item, element)}"
-    elif not _fits(raw, kind):
-        hint = _list_hint(raw) if element is not None and isinstance(raw, str) else ""
-        yield key, _must(raw, kind) + hint
-
-
-def _must(raw: object, kind: Any) -> str:
-    meta = _meta(kind)
-    secret = (meta.extra or {}).get("secret")
-    return f"must be {meta.description}" + ("" if secret else f", not {_shown(raw)}")
-
-
-def _list_hint(raw: str) -> str:
-    return f": write [{', '.join(map(quoted, raw.split()))}]"
-
-
-def _element_kind(kind: Any) -> Any:
-    """The type of a list's elements, None where the value is no list."""
-    inner = get_args(kind)[0] if get_origin(kind) is Annotated else kind
-    return get_args(inner)[0] if get_origin(inner) is tuple else None
-
-
-def _fits(raw: object, kind: Any) -> bool:
-    try:
-        msgspec.convert(raw, kind)
-    except msgspec.ValidationError:
-        return False
-    return True
-
-
-def _meta(kind: Any) -> Meta:
-    """What the schema says about a type: its own annotation, or that of its part of a union."""
-    if get_origin(kind) is Annotated:
-        return next(meta for meta in kind.__metadata__ if isinstance(meta, Meta))
-    return next(_meta(part) for part in get_args(kind) if get_origin(part) is Annotated)
-
-
-def _unknown(name: str, known: Iterable[str]) -> str:
-    there = sorted(known)
-    hint = _suggestion(name, there) or f"; this table has {', '.join(there)}"
-    return f"unknown key{hint}"
-
-
-def _suggestion(name: str, there: Iterable[str]) -> str:
-    close = difflib.get_close_matches(name, list(there), n=1)
-    return f"; did you mean `{close[0]}`?" if close else ""
-
-
-def _shown(raw: object) -> str:
-    """What stands in the file, short enough for a line of a journal."""
-    match raw:
-        case bool():
-            return str(raw).lower()
-        case int() if raw.bit_length() > 64:
-            return "a number of that many digits"
-        case int() | float():
-            return str(raw)
-        case str():
-            return quoted(raw[:64])
-        case dict():
-            return "a table"
-        case list():
-            return "a list" if raw else "an empty list"
-        case _:
-            return "a date or time"
-
-
 # Putting the files together
 
 
 def _merge(base: dict[str, Any], over: Mapping[str, Any], table: Any) -> None:
     """A value that may be a string as well as a table is replaced as a whole."""
-    kinds = _kinds(table, over)
+    kinds = kinds_of(table, over)
     for name, value in over.items():
-        if _is_table(kinds[name]):
+        if is_table(kinds[name]):
             _merge(base.setdefault(name, {}), value, kinds[name])
         else:
             base[name] = value
 
 
 def _leaves(written: Mapping[str, Any], table: Any, key: Key) -> Iterator[Key]:
-    kinds = _kinds(table, written)
+    kinds = kinds_of(table, written)
     for name, value in written.items():
-        if value and _is_table(kinds[name]):
+        if value and is_table(kinds[name]):
             yield from _leaves(value, kinds[name], (*key, name))
         else:
             yield (*key, name)
@@ -667,7 +534,7 @@ def _agent_problems(name: str, agent: Agent, key: Key) -> Iterator[Problem]:
     if agent.port is not None:
         yield (*key, "port"), 'is for transport = "tcp" only'
     if not agent.command and name not in KNOWN_AGENTS:
-        hint = _suggestion(name, KNOWN_AGENTS) or f"; those that need none are {', '.join(KNOWN_AGENTS)}"
+        hint = suggestion(name, KNOWN_AGENTS) or f"; those that need none are {', '.join(KNOWN_AGENTS)}"
         yield (*key, "command"), f"is missing{hint}"
 
 
@@ -701,7 +568,7 @@ def _host_problems(container: Container, key: Key) -> Iterator[Problem]:
 def _reference_problems(names: Iterable[str], there: list[str], key: Key) -> Iterator[Problem]:
     for name in names:
         if name not in there:
-            hint = _suggestion(name, there) or f"; there are: {', '.join(there)}"
+            hint = suggestion(name, there) or f"; there are: {', '.join(there)}"
             yield key, f"no agent is called {name}{hint}"
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from agentd import config, errors
+from agentd import config, errors, schema
 
 KNOWN = "auggie, claude, codex, copilot, gemini, goose, opencode, qwen, vibe"
 
@@ -142,7 +142,7 @@ def test_every_value_of_the_schema_says_what_it_must_be() -> None:
     for struct in STRUCTS:
         for field in msgspec.structs.fields(struct):
             if not isinstance(field.default, msgspec.Struct) and "dict" not in str(field.type):
-                assert config._meta(field.type).description, field.name
+                assert schema.meta_of(field.type).description, field.name
 
 
 # What may not
@@ -656,6 +656,6 @@ def test_secrets_are_the_long_values_longest_first(tmp_path: Path) -> None:
     "text", ["plain", 'a"b\\c', "tab\t nul\0 esc\x1b del\x7f", "é 🦀", "a\u0085\u2028b", ""]
 )
 def test_quoted_strings_are_toml_on_one_line(text: str) -> None:
-    quoted = config.quoted(text)
+    quoted = schema.quoted(text)
     assert quoted.isprintable()
     assert tomllib.loads(f"x = {quoted}") == {"x": text}
