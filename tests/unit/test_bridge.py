@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from agentd.ctl import attach
+from agentd.ctl import door as doors
 from agentd.errors import FrameTooLarge
 from support.acp_client import DEADLINE, Client, Frame, reason, texts
 from support.editor import Editor
@@ -176,7 +176,7 @@ def test_session_that_cannot_be_is_refused(start: Callable[..., Editor], session
 def test_bridge_starts_without_what_is_slow_to_import() -> None:
     slow = "{'asyncio', 'msgspec', 'typing', 'dataclasses', 'pathlib', 'logging'}"
     script = f"import sys, agentd.ctl.bridge; print({slow} & set(sys.modules) or 'none')"
-    source = {"PYTHONPATH": str(Path(attach.__file__).parents[2])}
+    source = {"PYTHONPATH": str(Path(doors.__file__).parents[2])}
     done = subprocess.run([sys.executable, "-S", "-c", script], capture_output=True, env=source, check=False)
     assert (done.stdout, done.stderr) == (b"none\n", b"")
 
@@ -198,9 +198,9 @@ def test_what_is_told_of_a_goodbye_is_shown(editor: Editor, worker: Worker) -> N
 
 
 def test_line_beyond_measure_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(attach, "LINE_BYTES", 10)
+    monkeypatch.setattr(doors, "LINE_BYTES", 10)
     chunks = [b"12345\n1234", b"5678", b"9012"]
-    lines = attach.Lines(lambda size: chunks.pop(0))
+    lines = doors.Lines(lambda size: chunks.pop(0))
     assert lines.block() == b"12345\n"
     with pytest.raises(FrameTooLarge):
         lines.block()
@@ -208,7 +208,7 @@ def test_line_beyond_measure_is_refused(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_half_a_line_is_kept_for_its_other_half() -> None:
     chunks = [b"1\n2\n3", b"4", b"5\n6", b""]
-    lines = attach.Lines(lambda size: chunks.pop(0))
+    lines = doors.Lines(lambda size: chunks.pop(0))
     assert [lines.line(), lines.block(), lines.block(), lines.block()] == [b"1", b"2\n", b"345\n", b""]
 
 

@@ -13,8 +13,8 @@ from agentd.config import Configuration
 from agentd.config import Container as Entry
 from agentd.log import Context
 from agentd.manager.container import WorkerEnd
+from agentd.manager.drains import Drains
 from agentd.manager.jobs import ALL, GRACE_SEC, LINGER_SEC, LONGEST_SEC, Job, Jobs
-from agentd.manager.ledger import Drains
 from agentd.manager.registry import Registry
 from agentd.tasks import Tasks
 from unit.loop import run, settle, skip

@@ -15,8 +15,8 @@ from agentd.config import Container as Entry
 from agentd.log import Context
 from agentd.manager import links as module
 from agentd.manager.access import Peer, peer_of
+from agentd.manager.drains import Ledger
 from agentd.manager.jobs import ALL, LONGEST_SEC, Jobs
-from agentd.manager.ledger import Ledger
 from agentd.manager.links import HELLO_SEC, WATCHER_UNIT, Links, UnitOf, check_size
 from agentd.manager.registry import Registry
 from agentd.manager.sockets import OWNER_AND_GROUP, bind

@@ -15,7 +15,7 @@ import threading
 import time
 
 from agentd.acp import methods
-from agentd.ctl.attach import Broken, Connection, Door, Lines, refusal
+from agentd.ctl.door import Broken, Connection, Door, Lines, refusal
 from agentd.ctl.ledger import SIGN, Ledger, line_of, message_of
 from agentd.errors import (
     AgentdError,

@@ -10,7 +10,7 @@ from agentd import link
 from agentd.errors import InvalidArgs, NoSuchContainer, NoSuchJob, NotDraining
 from agentd.log import Context
 from agentd.manager.container import Container
-from agentd.manager.ledger import Drains, JobRecord, Ledger, PartRecord
+from agentd.manager.drains import Drains, JobRecord, Ledger, PartRecord
 from agentd.manager.registry import Registry
 from agentd.systemd.events import Event
 

@@ -12,9 +12,9 @@ from agentd.errors import ConfigurationInvalid
 from agentd.log import Context
 from agentd.manager import status
 from agentd.manager.access import Access
+from agentd.manager.drains import Ledger
 from agentd.manager.front_door import FrontDoor
 from agentd.manager.jobs import Jobs
-from agentd.manager.ledger import Ledger
 from agentd.manager.links import Links, UnitOf, check_size
 from agentd.manager.registry import Registry
 from agentd.manager.sockets import ContainerSockets, Inherited

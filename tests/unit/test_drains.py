@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from agentd import errors
-from agentd.manager import ledger as module
-from agentd.manager.ledger import Drains, JobRecord, Ledger, PartRecord, replace_file
+from agentd.manager import drains as module
+from agentd.manager.drains import Drains, JobRecord, Ledger, PartRecord, replace_file
 from agentd.tasks import Tasks
 from unit.loop import run, settle, skip
 
