@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-# make demo, make test, make lint, make bench, make install: each prepares what it needs and says what it does.
+# make demo, make test, make soak, make lint, make bench, make install: each prepares what it needs and says what it does.
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -10,13 +10,16 @@ PYTHON_DIR ?= $(PREFIX)/lib/python3/dist-packages
 UNIT_DIR ?= $(PREFIX)/lib/systemd/system
 SHARE = $(DESTDIR)$(PREFIX)/share
 
-.PHONY: demo test lint bench install clean
+.PHONY: demo test soak lint bench install clean
 
 demo: $(VENV)/demo
 	@$(BIN)/python tests/demo.py
 
 test: $(VENV)/test
 	@$(BIN)/pytest $(ARGS)
+
+soak: $(VENV)/test
+	@$(BIN)/python tests/soak.py $(ARGS)
 
 lint: $(VENV)/test
 	$(BIN)/ruff format --check daemon tests

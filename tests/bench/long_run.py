@@ -26,7 +26,7 @@ def work(wires: list[Wire], turns: int) -> None:
 def main() -> list[str]:
     """Print the table and return the goals that were missed."""
     found: list[float] = []
-    with tempfile.TemporaryDirectory() as name, agentd(Path(name)) as daemon:
+    with tempfile.TemporaryDirectory() as name, agentd(Path(name), transcripts="full") as daemon:
         done = 0
         while done < TURNS_A_DAY:
             with client(daemon) as first:

@@ -70,7 +70,7 @@ def main() -> list[str]:
     }
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        daemon = stack.enter_context(agentd(folder))
+        daemon = stack.enter_context(agentd(folder, transcripts="full"))
         with client(daemon) as wire:
             session = wire.open()
             wire.rate(FRAMES, BYTES)

@@ -190,10 +190,13 @@ def agentd(
     *containers: str,
     isolation: str = "shared",
     sessions: int = 32,
-    transcripts: str = "full",
+    transcripts: str = "off",
     agent: list[str] = AGENT,
 ) -> Iterator[Embedded]:
-    """An agentd with these containers. `isolation`: whether the sessions of one share an agent process."""
+    """An agentd with these containers. `isolation`: whether the sessions of one share an agent process.
+
+    `transcripts`: what is kept on disk. Without it the relay alone is measured.
+    """
     command = ", ".join(f"'{word}'" for word in agent)
     text = f'default_agent = "fast"\nruntimes = []\n[limits]\nsessions = {sessions}\n'
     text += f'[store]\ntranscripts = "{transcripts}"\n'

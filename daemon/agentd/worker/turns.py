@@ -216,10 +216,10 @@ class Turns:
     def revived(self) -> None:
         """An agent is there again."""
         self.state = State.IDLE
-        if self._turn is not None and not self._turn.ending:
-            self._record(self._turn)
-        else:
+        if self._turn is None:
             self._next()
+        elif not self._turn.ending:  # or the next one begins when this one is over
+            self._record(self._turn)
 
     def not_revived(self, error: AgentdError) -> None:
         """No agent could be had: the prompt that wanted it fails, and the next one tries again."""
