@@ -26,7 +26,7 @@ LAST_WORDS_SEC = 0.5
 """How long a worker's own reason for failing may trail behind its exit."""
 
 COME_BACK_SEC = 5.0
-THERE_SEC = 20.0
+THERE_SEC = 10.0
 """How long somebody who wants no worker started waits for one."""
 LEAVE_SEC = 40.0
 LISTING_SEC = 5.0

@@ -70,7 +70,7 @@ def named(error: Exception, path: str, doing: str) -> StoreFailed:
     if name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")) or isinstance(error, _Garbled):
         return StoreCorrupt(
             f"{path} is damaged ({error}): move it away together with {os.path.basename(path)}-wal and "
-            "restart, or set required = false in [store]"
+            "connect again, or set required = false in [store]"
         )
     if name == "SQLITE_FULL" or _says_full(error) or (name.startswith("SQLITE_IOERR") and _is_full(path)):
         return StoreFull(f"there is no space left for {path} ({error}): it goes on once there is some")

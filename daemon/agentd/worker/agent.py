@@ -424,6 +424,8 @@ class Agent:
 
     def received(self, block: bytes) -> None:
         """Lines from stdout: runs of notifications go on as one piece, everything else one by one."""
+        if self._given_up is not None:
+            return  # everybody has been told that it is over
         self._heard = self.active = asyncio.get_running_loop().time()
         messages = envelope.decode_block(block) if envelope.is_utf8(block) else None
         if messages is None or self.log.isEnabledFor(logging.DEBUG):

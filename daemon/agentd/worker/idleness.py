@@ -34,7 +34,8 @@ async def idle(agent: Idler, idle_sec: float) -> None:
             continue
         before = await agent.processor_sec()
         await asyncio.sleep(look)
-        if _is_idle(agent, idle_sec) and await agent.processor_sec() - before <= AT_WORK * look:
+        used = await agent.processor_sec() - before
+        if _is_idle(agent, idle_sec) and used <= AT_WORK * look:  # now: to look takes time as well
             return
 
 

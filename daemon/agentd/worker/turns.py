@@ -257,7 +257,8 @@ class Turns:
             return
         turn.ending = True
         self._owner.hold()
-        self._owner.ending(turn.prompt, outcome)
+        if turn.recorded:  # nobody has heard of any other
+            self._owner.ending(turn.prompt, outcome)
         self._put(turn, Progress.ENDED, outcome=outcome, answer=answer)
         self._store.sync(lambda error: self._over(turn, answer, outcome, error))
 
