@@ -444,6 +444,40 @@ def test_while_something_is_written_the_next_gathers(path: str, gate: Gate) -> N
     run(test())
 
 
+def test_syncing_a_session_leaves_the_frames_of_others_for_later(path: str) -> None:
+    async def test() -> None:
+        async with opened(path) as store:
+            one, two = session(store, "one"), session(store, "two")
+            await synced(store)
+            for each in (one, two):
+                store.append(each.key, 0, b"a\n")
+                turn(store, each.key, raw_id=each.id.encode())
+            done: asyncio.Future[AgentdError | None] = asyncio.get_running_loop().create_future()
+            store.sync(done.set_result, one.key)
+            assert await done is None
+            assert (store.written(one.key), store.written(two.key)) == (1, 0)
+            assert rows(path, "SELECT count(*) FROM turn") == [(2,)]
+            store.append(two.key, 1, b"b\n")
+            assert await synced(store) is None
+            assert (store.written(two.key), await frames(store, two.key)) == (2, b"a\nb\n")
+
+    run(test())
+
+
+def test_what_was_left_is_written_in_time(path: str) -> None:
+    async def test() -> None:
+        written = asyncio.Event()
+        async with opened(path) as store:
+            one, two = session(store, "one"), session(store, "two")
+            await synced(store)
+            store.append(two.key, 0, b"a\n")
+            store.sync(lambda error: None, one.key)
+            store.on_written.append(lambda: written.set() if store.written(two.key) else None)
+            await written.wait()
+
+    run(test())
+
+
 def test_syncing_nothing_waits_for_what_is_under_way(path: str, gate: Gate) -> None:
     async def test() -> None:
         async with opened(path) as store:

@@ -27,7 +27,7 @@ class Disk(Nothing):
     def put_permission(self, permission: Permission) -> None:
         self.permissions_put[permission.number] = permission
 
-    def sync(self, then: Then) -> None:
+    def sync(self, then: Then, key: int | None = None) -> None:
         self._waiting.append(then)
 
     def write(self, error: AgentdError | None = None) -> None:

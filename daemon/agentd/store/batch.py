@@ -2,7 +2,7 @@
 """What is to be written next, and as which rows."""
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from itertools import chain
 from typing import Any, NamedTuple, Protocol
 
@@ -240,6 +240,15 @@ class Batch:
         else:
             rows.append(Row(seq, count, at, run))
         self.size += len(run)
+
+    def put_off(self, urgent: Collection[int]) -> "Batch":
+        """Take out, and return, the frames of all other sessions: later there are fewer rows of them."""
+        later = Batch()
+        later.frames = {key: rows for key, rows in self.frames.items() if key not in urgent}
+        later.size = sum(row.size for rows in later.frames.values() for row in rows)
+        self.frames = {key: rows for key, rows in self.frames.items() if key in urgent}
+        self.size -= later.size
+        return later
 
     def drop_frames(self, key: int) -> None:
         self.size -= sum(row.size for row in self.frames.pop(key, ()))

@@ -49,8 +49,11 @@ class Keeper(Protocol):
 
     def put_permission(self, permission: Permission) -> None: ...
 
-    def sync(self, then: Then) -> None:
-        """Have all that was said so far written now. `then` may be called before this returns."""
+    def sync(self, then: Then, key: int | None = None) -> None:
+        """Have all that was said so far written now; with a `key`, of frames only those of that session.
+
+        `then` may be called before this returns.
+        """
 
     def span(self, key: int) -> tuple[int, int]:
         """The numbers of a session's first frame and of the one after its last."""
@@ -105,7 +108,7 @@ class Nothing:
 
     def put_permission(self, permission: Permission) -> None: ...
 
-    def sync(self, then: Then) -> None:
+    def sync(self, then: Then, key: int | None = None) -> None:
         then(None)
 
     def span(self, key: int) -> tuple[int, int]:

@@ -112,6 +112,9 @@ class Store:
         self._timer: asyncio.TimerHandle | None = None
         self._late: asyncio.TimerHandle | None = None
         self._soon: asyncio.Handle | None = None
+        self._everything = False
+        """Whether the next batch has all that was gathered, and not only frames of `_urgent` sessions."""
+        self._urgent: set[int] = set()
         self._hurry = False
         """Whether the next batch goes as soon as that under way has ended."""
         self._dropping = False
@@ -314,8 +317,8 @@ class Store:
         self._changed()
         self._weigh()
 
-    def sync(self, then: Then) -> None:
-        """Have all that was said so far written now.
+    def sync(self, then: Then, key: int | None = None) -> None:
+        """Have all that was said so far written now; with a `key`, frames of other sessions in their time.
 
         `then(None)` is called once it is on disk, `then(error)` if it could not be written, in which case it
         is kept and tried again. Those who call are called in that order.
@@ -324,7 +327,7 @@ class Store:
             self._loop.call_soon(then, StoreFailed(f"{self.path} is closed"))
             return
         self._waiting.append(then)
-        self._go_soon()
+        self._need(key)
 
     def _known(self, key: int) -> Kept | None:
         """The session, None for one that was forgotten."""
@@ -474,8 +477,15 @@ class Store:
 
     def _flush(self) -> None:
         self._timer = None
-        self._hurry = True
+        self._hurry = self._everything = True
         self._go()
+
+    def _need(self, key: int | None) -> None:
+        if key is None:
+            self._everything = True
+        else:
+            self._urgent.add(key)
+        self._go_soon()
 
     def _weigh(self) -> None:
         """Tell whether too much waits to be written."""
@@ -484,7 +494,7 @@ class Store:
             self._full = not self._full
             self._loop.call_soon(self._on_full, self._full)
         if self._gathering.size >= EAGER_BYTES and self._trouble is None:
-            self._go_soon()
+            self._need(None)
 
     def _go_soon(self) -> None:
         """Write what comes in this pass of the loop, after what is under way."""
@@ -499,6 +509,9 @@ class Store:
             return
         self._hurry = False
         batch, self._gathering = self._gathering, Batch()
+        if not self._everything and self._trouble is None:
+            self._gathering = batch.put_off(self._urgent)
+        self._everything, self._urgent = False, set()
         self._served, self._waiting = self._waiting, []
         if batch or self._trouble is not None:
             self._write(batch)

@@ -185,7 +185,7 @@ class Turns:
         turn.recorded = True
         self._owner.begun(turn.prompt)
         self._put(turn, Progress.RUNNING)
-        self._store.sync(lambda error: self._recorded(turn, frame, error))
+        self._store.sync(lambda error: self._recorded(turn, frame, error), self._owner.key)
 
     def _recorded(self, turn: Turn, frame: bytes, error: AgentdError | None) -> None:
         if turn is not self._turn or turn.ending:
@@ -260,7 +260,7 @@ class Turns:
         if turn.recorded:  # nobody has heard of any other
             self._owner.ending(turn.prompt, outcome)
         self._put(turn, Progress.ENDED, outcome=outcome, answer=answer)
-        self._store.sync(lambda error: self._over(turn, answer, outcome, error))
+        self._store.sync(lambda error: self._over(turn, answer, outcome, error), self._owner.key)
 
     def _over(self, turn: Turn, answer: bytes, outcome: str, error: AgentdError | None) -> None:
         self._turn = None
