@@ -18,7 +18,7 @@ BYTES = 250
 TURNS, ROUNDS = 480, 3
 GOAL = 0.80
 """Of turns a second without the store: for an agent as people write them, and turns of a hundred updates in
-sixteen sessions. What else is in the table shows what two writes a turn cost where there is little besides."""
+sixteen sessions. The rest of the table shows what two writes a turn cost where there is little besides."""
 ENDED = re.compile(rb'"id": ?(\d+)')
 """No update has an id."""
 
