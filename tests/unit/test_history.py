@@ -72,7 +72,7 @@ class Shelf(Nothing):
     def new_key(self) -> int:
         return super().new_key() + 100
 
-    def sync(self, then: Then) -> None:
+    def sync(self, then: Then, key: int | None = None) -> None:
         then(StoreFull("the disk is full") if self.full else None)
 
     def append(self, key: int, seq: int, run: bytes) -> None:
