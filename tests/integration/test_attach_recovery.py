@@ -147,10 +147,9 @@ def test_editors_of_a_killed_worker_share_the_next_one(agentd: Embedded, editor:
 
 def test_worker_that_is_killed_over_a_flood_loses_no_half_line(agentd: Embedded, editor: Editor) -> None:
     turn = editor.prompt("say one", "updates 20000 1000", "hold")
-    editor.until_text("one")
+    editor.until_text("x" * 1000)
     kill_worker(agentd)
-    shown = texts(interrupted(editor, turn))  # every line was whole, or it could not have been read
-    assert "x" * 1000 in shown
+    interrupted(editor, turn)  # every line was whole, or it could not have been read
     assert editor.turn("say fine")[1][-1:] == ["fine"]
 
 

@@ -4,14 +4,16 @@
 import asyncio
 from pathlib import Path
 
+from agentd.config import Limits
 from agentd.errors import AgentTimeout
 from agentd.worker.idleness import LOOK_SEC
 from agentd.worker.turns import State
-from unit.loop import skip
+from unit.loop import run, skip
 from unit.test_idleness import IDLE_SEC, Agent, watched
+from unit.test_recovery import kept
 from unit.test_session import Client, Room, prompt
 from unit.test_turns import Disk, beside_a_disk
-from unit.world import World, in_world, outcome, update
+from unit.world import HERE, World, in_world, outcome, update
 
 
 def test_prompt_behind_one_cancelled_during_a_resumption_is_run_though_the_disk_is_slower() -> None:
@@ -80,3 +82,25 @@ def test_what_an_agent_says_after_it_was_given_up_is_not_shown_behind_its_turns_
         assert other.heard(session) == ["<agent_timeout>"]
 
     in_world(tmp_path, test)
+
+
+def test_a_session_on_its_way_to_the_disk_does_not_have_to_make_room(tmp_path: Path) -> None:
+    """Five are asked for at once where two may be: those that come first stay."""
+
+    async def test(world: World) -> None:
+        client = await world.client("one")
+        asked = [client.request("session/new", HERE) for _ in range(5)]
+        made = [outcome(await client.answer_to(each)) for each in asked]
+        assert [each for each in made if each == "too_many_sessions"] == ["too_many_sessions"] * 3
+        assert len(world.hub.sessions.alive) == 2
+
+    async def whole() -> None:
+        store = await kept(tmp_path)
+        world = World(tmp_path, limits=Limits(sessions=2), store=store)
+        try:
+            await test(world)
+        finally:
+            await world.close()
+            await store.close()
+
+    run(whole())

@@ -86,6 +86,8 @@ class Session:
         self.created = house.now() if created is None else created
         self.router: Router | None = None
         self.prompted = False
+        self.is_awaited = False
+        """Whether whoever has asked for it has still to come in."""
         self.muted = False
         """Whether what the agent says is known already: it loads the session anew."""
         self.primer = ""
@@ -168,6 +170,7 @@ class Session:
 
     def attach(self, client: Participant, *, replay: bool, on_shown: Callable[[], None]) -> None:
         """Let a client in. `replay`: it is shown what was said; `on_shown` is called after that."""
+        self.is_awaited = False
         since = self.transcript.first if replay else self.transcript.end
         if client in self._attachments:
             self._attachments[client].end()

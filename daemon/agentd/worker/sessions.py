@@ -19,6 +19,8 @@ from agentd.worker.session import House as SessionHouse
 from agentd.worker.session import Session
 
 DAY_SEC = 86_400.0
+AWAITED_SEC = 60.0
+"""How long whoever has asked for a session may take to come in."""
 LOOK_SEC = 3_600.0
 """How often it is looked for sessions that have become too old, or too many."""
 
@@ -123,11 +125,15 @@ class Sessions:
             self._coming -= 1
 
     def _evict(self) -> None:
-        idle = [each for each in self.alive.values() if each.is_idle and not each.clients]
+        idle = [each for each in self.alive.values() if self._may_go(each)]
         if not idle:
             most = self._house.limits.sessions
             raise TooManySessions(f"{self._container} has {most} sessions already; close one")
         self.put_away(min(idle, key=lambda session: session.last_used))
+
+    def _may_go(self, session: Session) -> bool:
+        just_came = session.is_awaited and self._house.now() - session.last_used < AWAITED_SEC
+        return session.is_idle and not (session.clients or just_came)
 
     def admit(self, native: str, facts: Facts, uid: int, *, public: str = "") -> Session:
         """A new session, under this name, or else its agent's name for it where nobody has that."""
@@ -138,6 +144,7 @@ class Sessions:
         return self._enter(session)
 
     def _enter(self, session: Session) -> Session:
+        session.is_awaited = True
         self.alive[session.id] = session
         self._house.changed()
         self._watch()
