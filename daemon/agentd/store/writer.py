@@ -327,8 +327,8 @@ SESSIONS = f"""
     FROM session ORDER BY key"""  # noqa: S608, names of ours
 RUNS = """
     SELECT place, count, at, data FROM run
-    WHERE place >= coalesce((SELECT max(place) FROM run WHERE place >= ?1 AND place <= ?2), ?2)
-        AND place < ?3 AND place + count > ?2
+    WHERE place >= coalesce((SELECT max(place) FROM run WHERE place >= ? AND place <= ?), ?)
+        AND place < ? AND place + count > ?
     ORDER BY place"""
 TURNS = f"SELECT {_columns(Turn)} FROM turn "  # noqa: S608, names of ours
 PERMISSIONS = f"SELECT {_columns(Permission)} FROM permission "  # noqa: S608, names of ours
@@ -372,8 +372,9 @@ class Reader:
     def runs(self, key: int, seq: int, most_bytes: int) -> list[Run]:
         """As Store.read has it."""
         found, size = list[Run](), 0
-        asked = (place(key, 0), place(key, seq), place(key + 1, 0))
-        with contextlib.closing(self._each(RUNS, *asked)) as rows:  # a cursor left open holds up the log
+        begin, here, end = place(key, 0), place(key, seq), place(key + 1, 0)
+        asked = self._each(RUNS, begin, here, here, end, here)
+        with contextlib.closing(asked) as rows:  # a cursor left open holds up the log
             for row in rows:
                 found.append(run := _cut(_run(row), seq))
                 size += len(run.data)
