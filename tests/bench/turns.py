@@ -76,4 +76,4 @@ def measured(command: list[str]) -> dict[tuple[str, tuple[int, int]], list[float
 
 
 if __name__ == "__main__":
-    raise SystemExit("\n".join(main()))
+    raise SystemExit("\n".join(main()) or 0)
