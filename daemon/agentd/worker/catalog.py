@@ -16,6 +16,7 @@ from agentd.log import Context
 from agentd.process import capture
 from agentd.runtimes import Command, Runtime
 from agentd.tasks import Tasks
+from agentd.worker.greeting import can_session
 
 AGENT_LABELS = ("agentd.agents", "ai.terok.agents")
 LOOK = 'for program; do command -v "$program" >/dev/null 2>&1 && printf "%s\\n" "$program"; done; :'
@@ -58,10 +59,7 @@ class Card(msgspec.Struct):
 
     def can_session(self, name: str) -> bool:
         """Whether the agent is known to do this with sessions."""
-        match self.greeting:
-            case {"agentCapabilities": {"sessionCapabilities": dict(sessions)}}:
-                return sessions.get(name) is not None
-        return False
+        return can_session(self.greeting, name)
 
     def _info(self, key: str) -> str:
         info = (self.greeting or {}).get("agentInfo")

@@ -10,6 +10,7 @@ from agentd.worker.agents import Agents
 from agentd.worker.catalog import Catalog
 from agentd.worker.client import SENT, Client, Reply, Request
 from agentd.worker.facts import Facts, Picker
+from agentd.worker.greeting import can_load, can_session
 from agentd.worker.pathmap import PathMap
 from agentd.worker.primer import FRAMES, primer
 from agentd.worker.router import Router
@@ -307,12 +308,8 @@ def _origin(request: Request) -> dict[str, Any]:
 
 async def _can_reopen(router: Router, method: str) -> bool:
     """Whether an agent can load, or resume, a session of another process."""
-    if method == methods.SESSION_RESUME:
-        return await router.can_session("resume")
-    match await router.greeted():
-        case {"agentCapabilities": {"loadSession": True}}:
-            return True
-    return False
+    greeting = await router.greeted()
+    return can_session(greeting, "resume") if method == methods.SESSION_RESUME else can_load(greeting)
 
 
 def code_of(error: AgentRefused) -> object:

@@ -14,6 +14,7 @@ from agentd.acp.envelope import Envelope
 from agentd.errors import AgentdError, AgentExited, AgentFailed, ClientGone, LimitReached
 from agentd.worker.agent import Agent, Place, Recipe
 from agentd.worker.calls import Call
+from agentd.worker.greeting import can_load, can_session
 
 EARLY_BYTES = 16 << 20
 """What an agent may say of sessions that nobody has been told of yet."""
@@ -170,12 +171,8 @@ class Router:
     @property
     def _reopens(self) -> bool:
         """Whether the agent can go on with the sessions of another process."""
-        match self._greeting.result() if self.has_greeted else None:
-            case {"agentCapabilities": {"loadSession": True}}:
-                return True
-            case {"agentCapabilities": {"sessionCapabilities": {"resume": resume}}}:
-                return resume is not None
-        return False
+        greeting = self._greeting.result() if self.has_greeted else None
+        return can_load(greeting) or can_session(greeting, "resume")
 
     async def processor_sec(self) -> float:
         return await self.agent.processor_sec()
@@ -233,10 +230,7 @@ class Router:
 
     async def can_session(self, name: str) -> bool:
         """Whether the agent says that it can do this with sessions."""
-        match await self.greeted():
-            case {"agentCapabilities": {"sessionCapabilities": dict(sessions)}}:
-                return sessions.get(name) is not None
-        return False
+        return can_session(await self.greeted(), name)
 
     # Sessions on their way
 
