@@ -159,6 +159,37 @@ def test_a_turn_that_was_cut_short_is_told_of_once_and_not_run_again(tmp_path: P
     run(all_three())
 
 
+def test_a_session_given_in_place_of_a_new_one_stays_where_it_was_and_gets_the_servers(
+    tmp_path: Path,
+) -> None:
+    made: dict[str, Any] = {}
+
+    async def first(world: World) -> None:
+        client = await world.client("one")
+        made["id"] = await client.new()
+        asked = client.request("session/prompt", prompt(made["id"], "hello"))
+        await world.until(lambda: world.agent.open)
+        world.agent.say({"id": world.agent.open.pop()["id"], "result": {"stopReason": "end_turn"}})
+        await client.answer_to(asked)
+
+    async def second(world: World) -> None:
+        client = await world.client("one")
+        world.hub._clients[client.number]._wanted = made["id"]
+        servers = [{"name": "s", "command": "/bin/s", "args": [], "env": []}]
+        assert await client.new(cwd="/elsewhere", mcpServers=servers) == made["id"]
+        client.request("session/prompt", prompt(made["id"], "on"))
+        await world.until(lambda: world.agent.open)
+        (loaded,) = [each["params"] for each in world.agent.asked if each["method"] == "session/load"]
+        assert (loaded["cwd"], loaded["mcpServers"]) == ("/work", servers)
+
+    async def both() -> None:
+        lives = Lives(tmp_path, agent_class=Loading)
+        await lives.live(first)
+        await lives.live(second)
+
+    run(both())
+
+
 def test_a_permission_that_was_pending_has_expired(tmp_path: Path) -> None:
     made: dict[str, Any] = {}
 

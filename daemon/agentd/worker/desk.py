@@ -18,6 +18,7 @@ from agentd.worker.opening import AUTH_REQUIRED, Opening, code_of
 from agentd.worker.opening import House as OpeningHouse
 from agentd.worker.router import Router
 from agentd.worker.session import Session
+from agentd.worker.sessions import unknown
 
 
 class House(OpeningHouse, Protocol):
@@ -106,9 +107,7 @@ class Desk:
 
     async def _delete(self, request: Request) -> Any:
         """Forget it, here and where its agent keeps it."""
-        client = request.client
-        picker = self._house.picker(client)
-        session = await self._house.sessions.find(client, request.session_id, {}, picker)
+        session = await self._house.sessions.find(request.client, request.session_id, {})
         if session is None:
             return await self._pass_on(request)
         if session.router is None and self._house.catalog.card(session.facts.agent).can_session("delete"):
@@ -138,9 +137,7 @@ class Desk:
         if not await router.can_session(request.method.partition("/")[2]):
             if request.method == methods.SESSION_DELETE:
                 return {}  # there is nothing left to delete
-            raise NoSuchSession(
-                f"no session {request.session_id} is known here", sessionId=request.session_id
-            )
+            raise unknown(request.session_id)
         return await request.put_to(router)
 
     async def _ask(self, request: Request, session: Session) -> bytes:

@@ -18,12 +18,12 @@ from agentd.acp.extensions import (
     TurnReport,
     parsed,
 )
-from agentd.errors import AgentdError, NoSuchSession, StoreFailed
+from agentd.errors import AgentdError, StoreFailed
 from agentd.store.keeper import Keeper
 from agentd.store.records import Permission, Record, Run, Turn
 from agentd.worker.client import Client, Request
 from agentd.worker.session import Session
-from agentd.worker.sessions import Sessions
+from agentd.worker.sessions import Sessions, unknown
 from agentd.worker.transcript import Transcript
 
 MOST = 1000
@@ -101,7 +101,7 @@ class History:
             return Place(session.key, session.facts.agent, session.transcript)
         record = self._house.sessions.kept(client, session_id)
         if record is None:
-            raise NoSuchSession(f"no session {session_id} is known here", sessionId=session_id)
+            raise unknown(session_id)
         return Place(record.key, record.agent, None)
 
     def _span(self, place: Place) -> tuple[int, int]:

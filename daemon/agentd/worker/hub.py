@@ -38,7 +38,7 @@ from agentd.worker.question import Decision
 from agentd.worker.recovery import Recovery
 from agentd.worker.router import Router
 from agentd.worker.session import Session
-from agentd.worker.sessions import Sessions
+from agentd.worker.sessions import Sessions, Visitor
 
 SETTLE_SEC = 0.05
 """Changes within this time reach the manager as one: a busy worker does not keep it busy too."""
@@ -294,8 +294,8 @@ class Hub:
     def selects_models(self) -> bool:
         return self.configuration.selector == "agent:model"
 
-    def picker(self, client: Client) -> Picker | None:
-        return None if client.agent_name else self._pick
+    def picker(self, visitor: Visitor) -> Picker | None:
+        return None if visitor.agent_name else self._pick
 
     def _pick(self, agent: str, own: list[Any]) -> list[Any]:
         """The options of an agent, and the choice among the container's agents."""

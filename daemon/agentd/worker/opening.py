@@ -4,7 +4,7 @@
 from typing import Any, Protocol
 
 from agentd.acp import envelope, methods
-from agentd.errors import AgentdError, AgentFailed, AgentFixed, AgentRefused, NoSuchSession
+from agentd.errors import AgentdError, AgentFailed, AgentFixed, AgentRefused
 from agentd.worker import notices, translate
 from agentd.worker.agents import Agents
 from agentd.worker.catalog import Catalog
@@ -15,7 +15,7 @@ from agentd.worker.pathmap import PathMap
 from agentd.worker.primer import FRAMES, primer
 from agentd.worker.router import Router
 from agentd.worker.session import Session, rewritten
-from agentd.worker.sessions import Sessions
+from agentd.worker.sessions import Sessions, unknown
 
 AUTH_REQUIRED = -32000
 
@@ -72,7 +72,7 @@ class Opening:
     async def fork(self, request: Request) -> Reply:
         parent = await self._find(request)
         if parent is None:
-            raise _unknown(request.session_id)
+            raise unknown(request.session_id)
         router, was = await self._house.alive(parent), parent.facts
         facts = Facts(was.agent, was.hello, _origin(request), was.picker, now=self._house.now())
         inside = self._inside(request.method, request.frame, facts, session_id=parent.native)
@@ -84,20 +84,22 @@ class Opening:
     async def _give(self, request: Request, wanted: str) -> Reply:
         """The session that the connection was made for, in place of a new one."""
         client = request.client
-        session = await self._house.sessions.find(
-            client, wanted, _origin(request), self._house.picker(client)
-        )
+        session = await self._house.sessions.find(client, wanted, _servers(request))
         if session is None:
-            raise _unknown(wanted)
+            raise unknown(wanted)
+        self._bring_servers(request, session)
         client.reply(envelope.result(request.raw_id, {"sessionId": session.id, **session.facts.loaded()}))
         client.enter(session, replay=True)
         return SENT
 
     async def _find(self, request: Request) -> Session | None:
         """The session it names, alive from now on. Raises NoSuchSession for somebody else's."""
-        client = request.client
-        picker = self._house.picker(client)
-        return await self._house.sessions.find(client, request.session_id, _origin(request), picker)
+        return await self._house.sessions.find(request.client, request.session_id, _origin(request))
+
+    def _bring_servers(self, request: Request, session: Session) -> None:
+        """They were not kept, and the agent that is started next has to be told of them."""
+        if session.router is None:
+            session.facts.params |= _servers(request)
 
     def _facts(self, request: Request, name: str) -> Facts:
         client = request.client
@@ -149,8 +151,7 @@ class Opening:
         return await self._reopen(request) if session is None else self._join(request, session)
 
     def _join(self, request: Request, session: Session) -> Reply:
-        if session.router is None and "mcpServers" in request.params:  # they were not kept
-            session.facts.params["mcpServers"] = request.params["mcpServers"]
+        self._bring_servers(request, session)
 
         def shown() -> None:
             request.client.reply(envelope.result(request.raw_id, session.facts.loaded()))
@@ -169,7 +170,7 @@ class Opening:
                 return self._join(request, session)  # somebody else was faster
             native = router.native(request.session_id)
             if not can_reopen or router.houses(native):
-                raise _unknown(request.session_id)
+                raise unknown(request.session_id)
             session = self._house.sessions.admit(native, facts, client.uid, public=request.session_id)
             await self._reopen_in(request, session, router)
         return SENT
@@ -297,13 +298,14 @@ class Opening:
         return rewritten(frame, change)
 
 
-def _unknown(session_id: str) -> NoSuchSession:
-    return NoSuchSession(f"no session {session_id} is known here", sessionId=session_id)
-
-
 def _origin(request: Request) -> dict[str, Any]:
     """What another agent would have to be told to make the same session."""
     return {name: value for name, value in request.params.items() if name != "sessionId"}
+
+
+def _servers(request: Request) -> dict[str, Any]:
+    """The MCP servers that it names, if it does."""
+    return {name: value for name, value in request.params.items() if name == "mcpServers"}
 
 
 async def _can_reopen(router: Router, method: str) -> bool:

@@ -36,14 +36,18 @@ class House(SessionHouse, Protocol):
     def keeping(self) -> Store:
         """How long sessions are kept."""
 
+    def picker(self, visitor: "Visitor") -> Picker | None:
+        """How somebody picks agents, None for one that has named its own."""
+
     async def close_native(self, router: Router, native: str) -> None:
         """Have an agent forget a session that has left it, where it can."""
 
 
 class Visitor(Protocol):
-    """Whoever wants to see a session."""
+    """Whoever wants to see a session. `agent_name`: "" where it named none."""
 
     uid: int
+    agent_name: str
     hello: Hello
 
 
@@ -106,7 +110,7 @@ class Sessions:
 
     def _check(self, visitor: Visitor, owner: int, session_id: str) -> None:
         if not self._may_see(visitor, owner):
-            raise NoSuchSession(f"no session {session_id} is known here", sessionId=session_id)
+            raise unknown(session_id)
 
     # Coming alive
 
@@ -153,15 +157,14 @@ class Sessions:
     def _mint(self, native: str) -> str:
         return next(each for number in self._minted if not self.is_taken(each := f"{native}~{number}"))
 
-    async def find(
-        self, visitor: Visitor, session_id: str, params: dict[str, Any], picker: Picker | None
-    ) -> Session | None:
+    async def find(self, visitor: Visitor, session_id: str, params: dict[str, Any]) -> Session | None:
         """A session, alive from now on. `params`: what the visitor has told of it besides its id.
 
         Raises NoSuchSession for somebody else's, TooManySessions, StoreFailed.
         """
         record = self.kept(visitor, session_id)
         if record is not None and session_id not in self.alive:
+            picker = self._house.picker(visitor)
             facts = Facts(record.agent, visitor.hello, params, picker, now=record.updated)
             await self._wake(record, facts)
         return self.get(visitor, session_id)
@@ -246,3 +249,8 @@ class Sessions:
         gone = await self._store.prune(before=before, most_bytes=settings.keep_bytes, keep=keep)
         if gone:
             self._log.info("forgot %d sessions: too old, or too many", len(gone))
+
+
+def unknown(session_id: str) -> NoSuchSession:
+    """What is said of a session that is not there, and of one that is somebody else's."""
+    return NoSuchSession(f"no session {session_id} is known here", sessionId=session_id)
