@@ -3,7 +3,7 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Collection, Coroutine
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +12,12 @@ import pytest
 from agentd.config import Limits
 from agentd.config import Store as Settings
 from agentd.log import Context, Redactor
-from agentd.store.keeper import Keeper
+from agentd.store.keeper import Keeper, Nothing
+from agentd.store.records import Record
 from agentd.worker.agent import Agent
 from agentd.worker.keeping import FILE, open_keeper
 from unit.loop import run, skip
-from unit.world import HERE, FakeAgent, FakeClient, World, prompt
+from unit.world import HERE, FakeAgent, FakeClient, World, in_world, prompt
 
 MINUTE, HOUR = 60.0, 3600.0
 LIMITS = Limits(agent_idle_sec=15 * MINUTE, session_ttl_sec=6 * HOUR, agent_stop_sec=0.1, agent_kill_sec=0.1)
@@ -210,3 +211,23 @@ def test_a_session_that_was_put_away_goes_on(tmp_path: Path) -> None:
         assert day.world.agent.asked[1]["params"]["sessionId"] == session
 
     day(tmp_path, test)
+
+
+def test_a_session_that_comes_alive_while_others_are_forgotten_is_not_among_them(tmp_path: Path) -> None:
+    class Slow(Nothing):
+        async def prune(self, *, before: float, most_bytes: int, keep: Collection[int]) -> list[Record]:
+            await gate.wait()
+            spared.extend(keep)
+            return []
+
+    gate, spared = asyncio.Event(), list[int]()
+
+    async def test(world: World) -> None:
+        pruning = asyncio.ensure_future(world.hub.sessions.prune())
+        client = await world.client("one")
+        session = world.hub.sessions.alive[await client.new()]
+        gate.set()
+        await pruning
+        assert spared == [session.key]
+
+    in_world(tmp_path, test, store=Slow())

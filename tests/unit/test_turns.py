@@ -7,6 +7,7 @@ from collections.abc import Callable
 from agentd.errors import AgentdError, AgentExited, NoSuchSession, StoreFull
 from agentd.store.keeper import Nothing, Then
 from agentd.store.records import Asked, Permission, Progress, Turn
+from agentd.worker.session import HELD_BYTES
 from agentd.worker.turns import Prompt
 from unit.loop import run
 from unit.test_session import Client, Room, prompt, update
@@ -241,5 +242,22 @@ def test_one_that_nobody_has_answered_when_its_agent_goes_has_expired() -> None:
         room.ask()
         room.session.agent_left()
         assert [each.progress for each in disk.permissions_put.values()] == [Asked.EXPIRED]
+
+    beside_a_disk(test)
+
+
+def test_an_agent_that_says_too_much_meanwhile_waits_and_goes_on_also_without_the_session() -> None:
+    def test(room: Room, disk: Disk) -> None:
+        holds: list[tuple[str, bool]] = []
+        room.agent.hold = lambda reason, held: holds.append((reason, held))  # type: ignore[attr-defined]
+        room.prompt(1)
+        disk.write()
+        room.end_turn()
+        for _ in range(3):
+            room.session.updated(update("x" * HELD_BYTES))
+        assert holds == [("session 1", True)]
+        room.session.leave_agent()
+        disk.write()
+        assert holds == [("session 1", True), ("session 1", False)]
 
     beside_a_disk(test)

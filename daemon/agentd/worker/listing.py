@@ -111,6 +111,7 @@ class Listing:
     def _only_theirs(self, listed: Any, router: Router, entries: dict[str, Any]) -> list[Any]:
         """What is not ours; what an agent says more of a session that is goes into our entry of it."""
         sessions, theirs = self._house.sessions, []
+        ours = sessions.names_by(router.agent.name)
         for each in listed if isinstance(listed, list) else ():
             native = each.get("sessionId") if isinstance(each, dict) else None
             public = router.public(native) if isinstance(native, str) else None
@@ -118,7 +119,7 @@ class Listing:
                 entries[public] = _merged(entries[public], each)
             elif public is None:
                 theirs.append(each)
-            elif public not in sessions.alive and not sessions.is_kept(router.agent.name, str(native)):
+            elif public not in sessions.alive and native not in ours:
                 theirs.append({**each, "sessionId": public})
         return theirs
 

@@ -101,6 +101,8 @@ class Session:
         self._terminal_host: Participant | None = None
         self._held: list[Callable[[], None]] | None = None
         self._held_bytes = 0
+        self._held_up: Agent | None = None
+        """The agent that has to wait with what it says."""
         self._to_tell: list[Attachment] = []
         """Who is to hear of a turn's end, once its answer is on disk."""
         self.last_used = house.now()
@@ -301,10 +303,9 @@ class Session:
         self.changed()
 
     def ending(self, prompt: Prompt, outcome: str) -> None:
-        others = [
-            (client, each) for client, each in self._attachments.items() if client is not prompt.client
+        self._to_tell = [
+            each for client, each in self._attachments.items() if each.live and client is not prompt.client
         ]
-        self._to_tell = [each for _, each in others if each.live]
         self.transcript.append(notices.ended(self.id, outcome))
         self.save(state=State.IDLE)
 
@@ -328,15 +329,17 @@ class Session:
         held, self._held = self._held or [], None
         for deliver in held:
             deliver()
-        if self._held_bytes > HELD_BYTES and self.router is not None:
-            self.router.agent.hold(f"session {self.key}", False)
+        if self._held_up is not None:
+            self._held_up.hold(f"session {self.key}", False)
+            self._held_up = None
 
     def _keep_back(self, held: list[Callable[[], None]], deliver: Callable[[], None], size: int) -> None:
         """Something of the agent's has to wait for an answer that is not out yet."""
         held.append(deliver)
-        before, self._held_bytes = self._held_bytes, self._held_bytes + size
-        if before <= HELD_BYTES < self._held_bytes and self.router is not None:
-            self.router.agent.hold(f"session {self.key}", True)
+        self._held_bytes += size
+        if self._held_up is None and self._held_bytes > HELD_BYTES and self.agent is not None:
+            self._held_up = self.agent
+            self._held_up.hold(f"session {self.key}", True)
 
     # From the agent
 

@@ -60,6 +60,8 @@ class Sessions:
         self._store = house.store
         self._container = container
         self._log = log
+        self._in_use: set[int] = set()
+        """Keys of those that are alive, for the store to look at while it forgets others."""
         self._waking: dict[int, asyncio.Task[None]] = {}
         self._minted = itertools.count(1)
         self._coming = 0
@@ -101,9 +103,9 @@ class Sessions:
             if record.prompted and record.id not in self.alive and self._may_see(visitor, record.owner)
         ]
 
-    def is_kept(self, agent: str, native: str) -> bool:
-        """Whether what this agent calls so is one of ours."""
-        return any(each.native == native and each.agent == agent for each in self._store.sessions.values())
+    def names_by(self, agent: str) -> set[str]:
+        """What this agent calls those of ours that it has served last."""
+        return {record.native for record in self._store.sessions.values() if record.agent == agent}
 
     def _may_see(self, visitor: Visitor, owner: int) -> bool:
         return owner == visitor.uid or self._house.shares_sessions
@@ -150,6 +152,7 @@ class Sessions:
     def _enter(self, session: Session) -> Session:
         session.is_awaited = True
         self.alive[session.id] = session
+        self._in_use.add(session.key)
         self._house.changed()
         self._watch()
         return session
@@ -182,7 +185,8 @@ class Sessions:
         with self.place():
             facts.restore(await self._store.facts(record.key))
             facts.title = record.title
-            if self._store.sessions.get(record.id) is None:
+            now = self._store.sessions.get(record.id)
+            if now is None or now.key != record.key:
                 return  # deleted meanwhile
             session = Session(
                 record.id, record.key, facts, record.owner, self._house, self._log, created=record.created
@@ -196,6 +200,7 @@ class Sessions:
         """It is alive no more; whoever calls this has closed it, or does so next."""
         if self.alive.get(session.id) is session:
             del self.alive[session.id]
+            self._in_use.discard(session.key)
         self._house.changed()
 
     def put_away(self, session: Session) -> None:
@@ -241,12 +246,11 @@ class Sessions:
     async def prune(self) -> None:
         """Forget what is too old, or too much, and what was opened and never used."""
         settings, now = self._house.keeping, self._house.now()
-        keep = [session.key for session in self.alive.values()]
         for record in list(self._store.sessions.values()):
-            if not record.prompted and record.updated < now - DAY_SEC and record.key not in keep:
+            if not record.prompted and record.updated < now - DAY_SEC and record.key not in self._in_use:
                 self._store.forget(record.key)
         before = now - settings.keep_days * DAY_SEC
-        gone = await self._store.prune(before=before, most_bytes=settings.keep_bytes, keep=keep)
+        gone = await self._store.prune(before=before, most_bytes=settings.keep_bytes, keep=self._in_use)
         if gone:
             self._log.info("forgot %d sessions: too old, or too many", len(gone))
 
