@@ -59,7 +59,7 @@ class Lives:
             if crash:
                 world.hub.store = Nothing()
                 for session in world.hub.sessions.alive.values():
-                    session.store = session.turns._store = session.transcript._store = Nothing()
+                    session.turns._store = session.transcript._store = Nothing()
                 world.hub.sessions._store = Nothing()
             await world.close()
             await store.close()

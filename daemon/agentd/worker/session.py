@@ -8,11 +8,9 @@ from typing import Any, Protocol
 from msgspec import Raw
 
 from agentd.acp import envelope, methods
-from agentd.config import Limits
 from agentd.errors import AgentdError, ClientGone
 from agentd.link import SessionInfo
 from agentd.log import Context
-from agentd.store.keeper import Keeper
 from agentd.store.records import Asked, Permission, Record
 from agentd.tasks import Tasks
 from agentd.worker import notices, translate
@@ -24,6 +22,7 @@ from agentd.worker.pathmap import PathMap
 from agentd.worker.question import Addressee, Decision, Question
 from agentd.worker.router import Listener, Router
 from agentd.worker.transcript import Transcript
+from agentd.worker.turns import House as TurnsHouse
 from agentd.worker.turns import Prompt, Prompter, State, Turns
 
 HELD_BYTES = 1 << 20
@@ -34,29 +33,19 @@ class Participant(Reader, Addressee, Listener, Prompter, Protocol):
     """A client in a session."""
 
 
-class House(Protocol):
+class House(TurnsHouse, Protocol):
     """What a session needs of the hub it lives in."""
 
-    store: Keeper
     tasks: Tasks
 
     @property
-    def limits(self) -> Limits: ...
-
-    @property
     def paths(self) -> PathMap: ...
-
-    def now(self) -> float:
-        """Unix time."""
 
     def policy(self, kind: str) -> Decision:
         """What the configuration says to a tool call of this kind."""
 
     def revive(self, session: "Session") -> None:
         """Start an agent for it; `revived` or `not_revived` is called in the end."""
-
-    def changed(self) -> None:
-        """Something that Status shows is no longer as it was."""
 
 
 class Session:
@@ -82,7 +71,6 @@ class Session:
         self.native = session_id
         self.owner = owner
         self.facts = facts
-        self.store = house.store
         self.created = house.now() if created is None else created
         self.router: Router | None = None
         self.prompted = False
@@ -95,7 +83,7 @@ class Session:
         self.transcript = Transcript(key, house.store, house.limits.transcript_bytes, house.tasks)
         self._house = house
         self.log = log.about(session=session_id)
-        self.turns = Turns(self, self.log)
+        self.turns = Turns(self, house, self.log)
         self._attachments: dict[Participant, Attachment] = {}
         self._questions: list[Question] = []
         self._terminal_host: Participant | None = None
@@ -130,23 +118,12 @@ class Session:
         return self._attachments.keys()
 
     @property
-    def limits(self) -> Limits:
-        return self._house.limits
-
-    @property
-    def agent_name(self) -> str:
-        return self.facts.agent
-
-    @property
     def agent(self) -> Agent | None:
         """Its agent, where one is alive."""
         return self.router.agent if self.router is not None and self.router.agent.alive else None
 
     def info(self) -> SessionInfo:
         return SessionInfo(id=self.id, agent=self.facts.agent, state=self.state, queued=self.turns.waiting)
-
-    def now(self) -> float:
-        return self._house.now()
 
     def save(self, *, facts: bool = False, state: State | None = None) -> None:
         """Have it kept as it is now, or about to be; `facts`: more of it than its record has changed."""
@@ -163,10 +140,7 @@ class Session:
             cwd=self.facts.cwd,
             title=self.facts.title,
         )
-        self.store.save(record, self.facts.kept() if facts else None)
-
-    def changed(self) -> None:
-        self._house.changed()
+        self._house.store.save(record, self.facts.kept() if facts else None)
 
     # Coming and going
 
@@ -179,7 +153,7 @@ class Session:
         self._attachments[client] = attachment = Attachment(
             client, self.transcript, since, on_shown=on_shown, on_live=lambda: self._put_questions(client)
         )
-        self.last_used = self.now()
+        self.last_used = self._house.now()
         if self.router is not None:
             self.router.joined()
         attachment.pump()
@@ -196,7 +170,7 @@ class Session:
             return
         attachment.end()
         self._terminal_host = None if self._terminal_host is client else self._terminal_host
-        self.last_used = self.now()
+        self.last_used = self._house.now()
         self.deaf(client)
 
     def deaf(self, client: Participant) -> None:
@@ -298,9 +272,9 @@ class Session:
     def begun(self, prompt: Prompt) -> None:
         self.prompted = True
         self._append(self.said(prompt), but=prompt.client)
-        self.facts.entitle(prompt.frame, self.now())
+        self.facts.entitle(prompt.frame, self._house.now())
         self.save()
-        self.changed()
+        self._house.changed()
 
     def ending(self, prompt: Prompt, outcome: str) -> None:
         self._to_tell = [
@@ -309,7 +283,7 @@ class Session:
         self.transcript.append(notices.ended(self.id, outcome))
         self.save(state=State.IDLE)
 
-    def ended(self, prompt: Prompt, outcome: str) -> None:
+    def ended(self, outcome: str) -> None:
         to_tell, self._to_tell = self._to_tell, []
         for attachment in to_tell:
             attachment.relay(notices.ended(self.id, outcome))
@@ -317,10 +291,10 @@ class Session:
             attachment.pump()
 
     def rested(self) -> None:
-        self.last_used = self.now()
+        self.last_used = self._house.now()
         if self.router is not None and (self.router.retired or not self.clients):
             self.router.settle()
-        self.changed()
+        self._house.changed()
 
     def hold(self) -> None:
         self._held, self._held_bytes = [], 0
@@ -427,7 +401,7 @@ class Session:
         )
         self._questions.append(question)
         if not question.decide(self._house.policy):
-            question.number = self.store.new_number()
+            question.number = self._house.store.new_number()
             self._put_permission(question, Asked.PENDING)
             for client, attachment in self._attachments.items():
                 if attachment.live:
@@ -444,11 +418,11 @@ class Session:
             session=self.key,
             turn=self.turns.number,
             progress=progress,
-            at=self.now(),
+            at=self._house.now(),
             frame=question.frame,
             outcome=question.outcome,
         )
-        self.store.put_permission(permission)
+        self._house.store.put_permission(permission)
 
     def _put_questions(self, client: Participant) -> None:
         for question in list(self._questions):

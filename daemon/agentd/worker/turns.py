@@ -17,6 +17,7 @@ from agentd.store.records import Progress
 from agentd.systemd.events import Event
 from agentd.worker.agent import Agent
 from agentd.worker.calls import Asker, Call
+from agentd.worker.facts import Facts
 
 
 class State(enum.StrEnum):
@@ -63,16 +64,7 @@ class Owner(Asker, Protocol):
 
     id: str
     key: int
-    store: Keeper
-
-    @property
-    def limits(self) -> Limits: ...
-
-    def now(self) -> float:
-        """Unix time."""
-
-    @property
-    def agent_name(self) -> str: ...
+    facts: Facts
 
     @property
     def agent(self) -> Agent | None:
@@ -93,7 +85,7 @@ class Owner(Asker, Protocol):
     def ending(self, prompt: Prompt, outcome: str) -> None:
         """A turn has ended: note it, to be kept together with its answer."""
 
-    def ended(self, prompt: Prompt, outcome: str) -> None:
+    def ended(self, outcome: str) -> None:
         """The answer is on disk and was sent: show that to everybody else."""
 
     def rested(self) -> None:
@@ -107,17 +99,30 @@ class Owner(Asker, Protocol):
     def cut_off(self, error: AgentdError) -> None:
         """The agent does not end its turn."""
 
+
+class House(Protocol):
+    """What turns need of the hub."""
+
+    store: Keeper
+
+    @property
+    def limits(self) -> Limits: ...
+
+    def now(self) -> float:
+        """Unix time."""
+
     def changed(self) -> None:
-        """Its state is another."""
+        """Something that Status shows is no longer as it was."""
 
 
 class Turns:
     """The turn that runs and the prompts that wait. Every way out of a turn ends in idle or closed."""
 
-    def __init__(self, owner: Owner, log: Context) -> None:
+    def __init__(self, owner: Owner, house: House, log: Context) -> None:
         self.state = State.IDLE
         self._owner = owner
-        self._store = owner.store
+        self._house = house
+        self._store = house.store
         self._log = log
         self._turn: Turn | None = None
         self._queue: deque[Turn] = deque()
@@ -148,7 +153,7 @@ class Turns:
         """Run the prompt now, or after those before it. Raises QueueFull, NoSuchSession for a closed one."""
         if self.state is State.CLOSED:
             raise NoSuchSession(f"session {self._owner.id} has ended", sessionId=self._owner.id)
-        most = self._owner.limits.prompt_queue
+        most = self._house.limits.prompt_queue
         if self.busy or self.state is not State.IDLE:
             if len(self._queue) >= most:
                 raise QueueFull(f"{most} prompts wait in this session already; let one end first")
@@ -157,7 +162,7 @@ class Turns:
             self._begin(self._new(prompt))
 
     def _new(self, prompt: Prompt) -> Turn:
-        return Turn(prompt, self._store.new_number(), self._owner.now())
+        return Turn(prompt, self._store.new_number(), self._house.now())
 
     def _wait(self, turn: Turn) -> None:
         self._queue.append(turn)
@@ -211,7 +216,7 @@ class Turns:
     def set_out(self) -> None:
         """Its agent is on its way; `revived` or `not_revived` has to follow."""
         self.state = State.RESUMING
-        self._owner.changed()
+        self._house.changed()
 
     def revived(self) -> None:
         """An agent is there again."""
@@ -270,7 +275,7 @@ class Turns:
         self._log.info("a turn has ended", extra={"event": Event.TURN_ENDED})
         if self.state not in (State.CLOSED, State.RESUMING):
             self.state = State.IDLE
-        self._owner.ended(turn.prompt, outcome)
+        self._owner.ended(outcome)
         self._owner.release()
         if self.state is State.IDLE:
             self._next()
@@ -293,7 +298,7 @@ class Turns:
         if self.state is State.PROMPTING and turn is not None and not turn.ending:
             self.state = State.CANCELLING
             loop = asyncio.get_running_loop()
-            self._backstop = loop.call_later(self._owner.limits.cancel_sec, self._cancel_ignored)
+            self._backstop = loop.call_later(self._house.limits.cancel_sec, self._cancel_ignored)
 
     def withdraw(self, client: Prompter, raw_id: bytes) -> bool:
         """Take a prompt out that still waits. Returns whether there was one."""
@@ -342,7 +347,7 @@ class Turns:
         turn.prompt.client.reply(answer)
 
     def _cancel_ignored(self) -> None:
-        waited, name = f"{self._owner.limits.cancel_sec:g} s", self._owner.agent_name
+        waited, name = f"{self._house.limits.cancel_sec:g} s", self._owner.facts.agent
         text = f"{name} did not end its turn within {waited} of a cancel"
         self._owner.cut_off(AgentTimeout(text, agent=name))
 
@@ -375,7 +380,7 @@ class Turns:
                 said=said,
                 outcome=outcome,
                 answer=answer,
-                ended=self._owner.now() if answer else 0.0,
+                ended=self._house.now() if answer else 0.0,
             )
         )
 
