@@ -25,10 +25,13 @@ class Watched:
         self.troubles: list[str | None] = []
         self.store: Store
 
-    async def open(self, path: str, *, contents: bool = True, redact: Redactor | None = None) -> Store:
+    async def open(
+        self, path: str, *, contents: bool = True, required: bool = True, redact: Redactor | None = None
+    ) -> Store:
         self.store = await Store.open(
             path,
             contents=contents,
+            required=required,
             redact=redact or Redactor(),
             clock=lambda: NOW,
             on_full=self.full.append,

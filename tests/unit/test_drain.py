@@ -28,17 +28,21 @@ class Session:
         self.busy = False
 
 
+class Sessions(dict[str, Session]):
+    """By name."""
+
+    @property
+    def busy(self) -> list[Session]:
+        return [each for each in self.values() if each.busy]
+
+
 class Hub:
     """Sessions of these names, all at work."""
 
     def __init__(self, *names: str) -> None:
-        self.sessions = {name: Session(name) for name in names}
+        self.sessions = Sessions({name: Session(name) for name in names})
         self.phase = "serving"
         self.turn_changed = asyncio.Event()
-
-    @property
-    def busy(self) -> list[Session]:
-        return [each for each in self.sessions.values() if each.busy]
 
     def changed(self) -> None:
         self.turn_changed.set()

@@ -726,6 +726,57 @@ def test_a_full_disk_is_told_once_and_all_is_written_when_there_is_space(path: s
     run(test())
 
 
+def test_where_it_is_not_required_a_full_disk_stops_nobody(path: str) -> None:
+    async def test() -> None:
+        watched = Watched()
+        store = await watched.open(path, required=False)
+        one = session(store)
+        await synced(store)
+        await in_writer(store, "PRAGMA max_page_count = 1")
+        store.append(one.key, 0, b"x" * 20_000 + b"\n")
+        turn(store, one.key)
+        assert (await synced(store), store.trouble, watched.troubles) == (None, None, ["store_full"])
+        await in_writer(store, "PRAGMA max_page_count = 100000")
+        assert (await synced(store), watched.troubles) == (None, ["store_full", None])
+        assert (len(await frames(store, one.key)), len(await store.turns(one.key))) == (20_001, 1)
+        await store.close()
+
+    run(test())
+
+
+def test_what_there_is_no_room_for_is_given_up_where_it_is_not_required(path: str) -> None:
+    async def test() -> None:
+        store = await Watched().open(path, required=False)
+        one = session(store)
+        await synced(store)
+        await in_writer(store, "PRAGMA max_page_count = 1")
+        store.append(one.key, 0, (b"x" * 1_000_000 + b"\n") * 5)
+        assert await synced(store) is None
+        assert (store.span(one.key), store.written(one.key)) == ((5, 5), 5)
+        await in_writer(store, "PRAGMA max_page_count = 100000")
+        store.append(one.key, 5, b"later\n")
+        await store.close()
+
+    run(test())
+    assert rows(path, "SELECT data FROM run") == [(b"later\n",)]
+
+
+def test_where_it_is_not_required_a_full_disk_has_nothing_forgotten(path: str) -> None:
+    async def test() -> None:
+        store = await Watched().open(path, required=False)
+        for name in "abcd":
+            session(store, name)
+        await synced(store)
+        await in_writer(store, "PRAGMA max_page_count = 1")
+        store.append(store.sessions["d"].key, 0, b"x" * 20_000 + b"\n")
+        await store.prune(before=0, most_bytes=0, keep=())
+        assert len(store.sessions) == 3  # the one that was on its way when it was noticed
+        await in_writer(store, "PRAGMA max_page_count = 100000")
+        await store.close()
+
+    run(test())
+
+
 def test_a_disk_that_is_really_full(tmp_path: Path) -> None:
     """In a mount namespace of its own, so that nothing is left of it whatever happens."""
     script = Path(__file__).parents[1] / "support" / "full_disk.py"

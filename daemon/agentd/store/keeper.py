@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a worker needs of whoever keeps its sessions: the store, or nobody."""
 
+import asyncio
 import itertools
 from collections.abc import Callable, Collection, Mapping
 from typing import Protocol
@@ -78,6 +79,18 @@ class Keeper(Protocol):
         """Forget the longest unused sessions, except some, and return them."""
 
     async def close(self) -> None: ...
+
+
+async def synced(store: Keeper) -> None:
+    """Returns when all that was said so far is on disk. Raises StoreFailed."""
+    done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def then(error: AgentdError | None) -> None:
+        if not done.done():
+            done.set_result(None) if error is None else done.set_exception(error)
+
+    store.sync(then)
+    await done
 
 
 class Nothing:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, TypeVar, cast
 
 from agentd.errors import AgentdError, StoreFailed
 from agentd.store.batch import Batch, Contents, Redact
+from agentd.store.keeper import Then, synced
 from agentd.store.records import Permission, Record, Run, Turn
 from agentd.store.writer import Loaded, Reader, Thread, Writer
 
@@ -38,7 +39,6 @@ MOST_TURNS = 10_000
 """So many wait to be written where they are not required, before they are given up."""
 
 T = TypeVar("T")
-Then = Callable[[AgentdError | None], None]
 
 
 class Kept:
@@ -595,7 +595,6 @@ class Store:
 
     async def _written_out(self) -> None:
         """Wait until all is on disk. Raises what was the matter if it could not be written."""
-        done: asyncio.Future[AgentdError | None] = self._loop.create_future()
-        self.sync(lambda error: None if done.done() else done.set_result(error))
-        if (error := await done) is not None:
-            raise error
+        await synced(self)
+        if self._trouble is not None:  # of which those who can do without it do not hear
+            raise self._trouble

@@ -33,6 +33,7 @@ from agentd.errors import (
 )
 from agentd.log import Context
 from agentd.systemd.events import Event
+from agentd.tasks import Tasks
 from agentd.worker.calls import MOST, Call, Calls
 from agentd.worker.hello import NOBODY, Hello
 from agentd.worker.router import Router
@@ -84,15 +85,14 @@ Handler = Callable[[Request], Awaitable[Any]]
 class House(Protocol):
     """What a client needs of the hub it lives in."""
 
+    tasks: Tasks
+
     @property
     def limits(self) -> Limits: ...
 
     @property
     def handlers(self) -> Mapping[str, Handler]:
         """The requests that the hub answers itself, by method."""
-
-    def start(self, work: Coroutine[Any, Any, None], name: str) -> "asyncio.Task[None]":
-        """Run something that a client waits for."""
 
     async def router_of(self, client: "Client", session: Session | None) -> Router:
         """The agent that serves a session, or else this client, started where there is none."""
@@ -284,7 +284,7 @@ class Client:
         if len(self._at_work) >= MOST_REQUESTS or raw_id in self._at_work:
             work.close()
             raise TooManyRequests(f"{MOST_REQUESTS} requests, or one of the same id, are under way already")
-        task = self._at_work[raw_id] = self._house.start(work, f"{name} for client {self.number}")
+        task = self._at_work[raw_id] = self._house.tasks.start(work, f"{name} for client {self.number}")
         task.add_done_callback(lambda _: self._at_work.pop(raw_id, None))
 
     async def _handle(self, handler: Handler, request: Request) -> None:

@@ -26,7 +26,7 @@ class Drain:
         self._hub = hub
         self._timeout = timeout
         self._report = report
-        self._left = hub.busy
+        self._left = hub.sessions.busy
         self._result = ""
         self.drained = list(drained)
 
@@ -40,7 +40,7 @@ class Drain:
     async def run(self) -> str:
         """Returns `done`, or `timeout` where turns were cut off. Whoever cancels it says what comes next."""
         self._hub.phase = Phase.DRAINING
-        self._left = self._hub.busy
+        self._left = self._hub.sessions.busy
         for session in self._left:
             session.turns.refuse_queued(
                 Draining("the container is being drained: this prompt was not started")

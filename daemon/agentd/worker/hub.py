@@ -6,7 +6,7 @@ import enum
 import os
 import socket
 import time
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from agentd import link, runtimes
@@ -21,7 +21,7 @@ from agentd.errors import (
     NoSuchSession,
     TooManyClients,
 )
-from agentd.store.keeper import Keeper
+from agentd.store.keeper import Keeper, synced
 from agentd.tasks import Tasks
 from agentd.worker import aggregate
 from agentd.worker.agent import Place
@@ -32,7 +32,6 @@ from agentd.worker.desk import Desk
 from agentd.worker.facts import Picker
 from agentd.worker.front_terminal import FrontTerminal
 from agentd.worker.history import History
-from agentd.worker.keeping import synced
 from agentd.worker.pathmap import PathMap
 from agentd.worker.question import Decision
 from agentd.worker.recovery import Recovery
@@ -112,17 +111,12 @@ class Hub:
     @property
     def is_needed(self) -> bool:
         """Whether somebody is here, or something goes on."""
-        return bool(self._clients or self.busy)
+        return bool(self._clients or self.sessions.busy)
 
     @property
     def is_quiet(self) -> bool:
         """Whether there is nobody, nothing going on, and no agent either."""
         return not (self.is_needed or self.agents)
-
-    @property
-    def busy(self) -> list[Session]:
-        """The sessions in which a turn runs."""
-        return self.sessions.busy
 
     def snapshot(self) -> link.Snapshot:
         sessions = self.sessions.alive.values()
@@ -145,9 +139,6 @@ class Hub:
     def _report(self) -> None:
         self._pending = None
         self._on_change()
-
-    def start(self, work: Coroutine[Any, Any, None], name: str) -> "asyncio.Task[None]":
-        return self.tasks.start(work, name)
 
     # Clients
 
@@ -263,10 +254,6 @@ class Hub:
     async def kept(self) -> None:
         """Returns when all that was said so far is on disk. Raises StoreFailed."""
         await synced(self.store)
-
-    def store_full(self, full: bool) -> None:
-        """The disk is slower than the agents: they have to wait for it."""
-        self.agents.hold(full)
 
     async def close_native(self, router: Router, native: str) -> None:
         """Have an agent forget a session that has left it, where it can."""

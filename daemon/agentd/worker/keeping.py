@@ -1,30 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """Where a worker's sessions are kept: in a store on disk, or nowhere."""
 
-import asyncio
 import time
 from collections.abc import Callable
 
 from agentd.config import Store as Settings
 from agentd.errors import AgentdError, StoreFailed
 from agentd.log import Context, Redactor
-from agentd.store.keeper import Keeper, Nothing
+from agentd.store.keeper import Keeper, Nothing, synced
 from agentd.systemd.events import Event
 from agentd.worker.recovery import expire, interrupt
 
 FILE = "sessions.db"
-
-
-async def synced(store: Keeper) -> None:
-    """Returns when all that was said so far is on disk. Raises StoreFailed."""
-    done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-
-    def then(error: AgentdError | None) -> None:
-        if not done.done():
-            done.set_result(None) if error is None else done.set_exception(error)
-
-    store.sync(then)
-    await done
 
 
 async def open_keeper(

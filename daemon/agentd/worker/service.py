@@ -122,8 +122,9 @@ class Worker:
         return hub, self._tasks.start(runtime.wait(container), f"watch over {self._name}")
 
     def _store_full(self, full: bool) -> None:
+        """The disk is slower than the agents, and they have to wait for it; or no longer."""
         if self._hub is not None:
-            self._hub.store_full(full)
+            self._hub.agents.hold(full)
 
     def _store_trouble(self, error: AgentdError | None) -> None:
         if error is None:
