@@ -5,12 +5,16 @@ Exits with 1 where anything was; the folder with all logs is kept then.
 """
 
 import argparse
+import asyncio
 import shutil
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
+from support.embedded import Embedded
+from support.races import Races
 from support.trial import Trial
 
 MOST = 50
@@ -21,6 +25,7 @@ def options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=300.0, help="of random kills")
     parser.add_argument("--restarts", type=float, default=60.0, help="seconds of restarts every 2 s")
+    parser.add_argument("--orders", type=float, default=60.0, help="seconds of orders that cross each other")
     parser.add_argument("--seed", type=int, default=1)
     return parser.parse_args()
 
@@ -49,6 +54,33 @@ def opened(trial: Trial, name: str) -> str:
     return f"{before} {after}"
 
 
+def race(folder: Path, seconds: float, seed: int) -> list[str]:
+    """Have callers give orders at random for so long. Returns what has come out wrong."""
+    folder.mkdir()
+    names = [f"c{number}" for number in range(1, 4)]
+    entries = [f'[containers.{name}]\nruntime = "host"\ndirectory = "{folder}"\n' for name in names]
+    limits = "[limits]\ndrain_sec = 2.0\nagent_stop_sec = 1.0\n"
+    agentd = Embedded(folder, f"runtimes = []\n{limits}{''.join(entries)}", bus="private")
+    races = Races(agentd, names, seed)
+    agentd.start()
+    try:
+        asyncio.run(races.run(rounds_of(seconds), orders=6))
+    finally:
+        agentd.clean_up()
+    print(f"orders: {races.answers.total()}, of which done: {done(races)}")
+    return races.problems
+
+
+def rounds_of(seconds: float) -> Iterator[None]:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        yield
+
+
+def done(races: Races) -> int:
+    return sum(count for answer, count in races.answers.items() if answer.endswith("done"))
+
+
 def main() -> int:
     asked = options()
     folder, began = Path(tempfile.mkdtemp(prefix="soak")), time.monotonic()
@@ -56,6 +88,7 @@ def main() -> int:
         trial.restarts(asked.restarts)
         trial.random_faults(asked.seconds)
         trial.close()
+    trial.ledger.problems.extend(race(folder / "orders", asked.orders, asked.seed))
     print(f"seed {asked.seed}, {time.monotonic() - began:.0f} s")
     for name, value in table(trial):
         print(f"{name:32}{value:>12}")

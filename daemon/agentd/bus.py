@@ -17,18 +17,20 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, NamedTuple, Self, TypeVar
 from urllib.parse import quote
 
 from .errors import BY_REASON, DBUS_PREFIX, AgentdError, AlreadyRunning, InvalidArgs, ShuttingDown
 from .interface import (
     FREEDESKTOP_ERROR,
+    PROPERTIES,
     BusError,
     Caller,
     Interface,
     Member,
     ObjectManager,
     Objects,
+    Repeated,
     Variant,
     caller,
     complete_types,
@@ -82,7 +84,7 @@ SEND_BUFFER = 1 << 20
 READS_PER_PASS = 128  # of the socket: about 64 messages
 MAX_CALLS = 256  # of one sender at a time; a system bus lets nobody wait for more than 128 answers
 MAX_UNSENT = 20_000  # messages: a bus that lets so many wait is as good as gone
-MAX_UIDS = 1024
+MAX_SENDERS = 1024  # whose credentials are remembered
 FLUSH_TIMEOUT = 1.0
 
 DISCONNECTED = FREEDESKTOP_ERROR + "Disconnected"
@@ -105,6 +107,16 @@ class Signal:
     interface: str
     member: str
     args: list[Any]
+
+
+class Credentials(NamedTuple):
+    """Of the process behind a name on the bus, as the bus daemon has them from the kernel."""
+
+    uid: int
+    groups: frozenset[int]
+
+
+UNKNOWN = Credentials(-1, frozenset())
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -153,6 +165,15 @@ def _pack(signature: str, values: Sequence[Any]) -> tuple[list[Any], list[int]]:
         body.append(len(fds) - 1 if kind == "h" else _wire(value))
     signature_tree(signature).verify(body)  # dbus-fast would send a bad path, and the daemon hang up
     return body, fds
+
+
+def _ready(signature: str, member: Member, result: Any) -> tuple[list[Any], list[int]]:
+    """The result of a method, ready to be sent."""
+    if not isinstance(result, Repeated):
+        return _pack(signature, result if len(member.gives) > 1 else [result][: len(member.gives)])
+    if result.body is None:
+        result.body, _ = _pack(signature, [result.value])
+    return result.body, []
 
 
 def _unpack(message: Any) -> list[Any]:
@@ -289,7 +310,7 @@ class Bus:
         self._listeners: list[_Listener] = []
         self._rules: Counter[str] = Counter()
         self._owners: dict[str, str] = {}
-        self._uids: dict[str, int] = {}
+        self._credentials: dict[str, asyncio.Task[Credentials]] = {}
         self._calls: set[asyncio.Task[None]] = set()
         self._busy: Counter[str] = Counter()
         self._in_flight: set[int] = set()
@@ -360,20 +381,41 @@ class Bus:
         except TimeoutError:
             raise BusError(NO_REPLY, f"{destination} did not answer {member} in {timeout:g} s") from None
 
+    async def property(
+        self, destination: str, path: str, interface: str, name: str, *, timeout: float = 25.0
+    ) -> Any:
+        """Read a property. Raises as `call` does."""
+        [value] = await self.call(
+            destination, path, PROPERTIES, "Get", "ss", interface, name, timeout=timeout
+        )
+        return value
+
     async def request_name(self, name: str) -> None:
         """Own `name` for as long as the connection lasts, or raise AlreadyRunning."""
         [result] = await self._ask("RequestName", "su", name, DO_NOT_QUEUE)
         if result not in (PRIMARY_OWNER, ALREADY_OWNER):
             raise AlreadyRunning(f"another process has the D-Bus name {name}: stop that one first")
 
-    async def sender_uid(self, sender: str) -> int:
-        """The uid behind a unique name. It is remembered: such a name is never used again."""
-        if sender not in self._uids:
-            [uid] = await self._ask("GetConnectionUnixUser", "s", sender)
-            if len(self._uids) >= MAX_UIDS:
-                self._uids.clear()
-            self._uids[sender] = uid
-        return self._uids[sender]
+    async def credentials(self, sender: str) -> Credentials:
+        """The account behind a unique name. It is remembered: such a name is never used again."""
+        if sender not in self._credentials:
+            if len(self._credentials) >= MAX_SENDERS:
+                self._forget_senders()
+            self._credentials[sender] = asyncio.create_task(self._look_up(sender))
+        return await asyncio.shield(self._credentials[sender])
+
+    def _forget_senders(self) -> None:
+        """All but those that are being asked for."""
+        self._credentials = {name: task for name, task in self._credentials.items() if not task.done()}
+
+    async def _look_up(self, sender: str) -> Credentials:
+        try:
+            [known] = await self._ask("GetConnectionCredentials", "s", sender)
+        except AgentdError as error:
+            logger.debug("%s: %s", sender, error.message)
+            self._credentials.pop(sender, None)
+            return UNKNOWN
+        return Credentials(known.get("UnixUserID", UNKNOWN.uid), frozenset(known.get("UnixGroupIDs", ())))
 
     async def until(self, awaitable: Awaitable[T]) -> T:
         """Wait for what the bus is to bring about, or raise BusError, called DISCONNECTED, if it is lost."""
@@ -515,8 +557,9 @@ class Bus:
 
     async def _serve(self, message: Any) -> None:
         interactive = bool(message.flags & MessageFlag.ALLOW_INTERACTIVE_AUTHORIZATION)
-        current_caller.set(Caller(message.sender, interactive))
         try:
+            who = await self.credentials(message.sender)
+            current_caller.set(Caller(message.sender, interactive, who.uid, who.groups))
             interface, member = self._objects.find(message.path, message.interface or "", message.member)
             if message.signature != (expected := signature_of(member.takes)):
                 raise InvalidArgs(f"{member.name} takes ({expected}), not ({message.signature})")
@@ -529,9 +572,8 @@ class Bus:
             self._refuse(message, error)
 
     def _reply(self, message: Any, member: Member, result: Any) -> None:
-        results = result if len(member.gives) > 1 else [result][: len(member.gives)]
         signature = signature_of(member.gives)
-        body, fds = _pack(signature, results)
+        body, fds = _ready(signature, member, result)
         reply = Message.new_method_return(message, signature, body)
         reply.unix_fds = fds
         self._answer(message, reply)

@@ -45,16 +45,14 @@ def report(loaded: config.Loaded) -> Iterator[str]:
     """The lines of it. A value that no file sets is agentd's own default."""
     configuration, sources = loaded.configuration, loaded.sources
     yield from (f"# read: {schema.printable(str(file))}" for file in loaded.files)
-    if configuration.default_agent is None:
-        yield "# default_agent is not set"
-    else:
-        yield _value(("default_agent",), configuration.default_agent, sources)
+    yield _value(("default_agent",), configuration.default_agent, sources)
     yield _value(("selector",), configuration.selector, sources)
     yield _value(("runtimes",), configuration.runtimes, sources)
     yield from _table(("access",), configuration.access, sources)
     yield from _table(("limits",), configuration.limits, sources)
     yield from _table(("permissions",), configuration.permissions, sources)
     yield from _table(("store",), configuration.store, sources)
+    yield from _table(("budget",), configuration.budget, sources)
     for name in configuration.agents:
         yield from _agent(("agents", name), configuration.agent(name), sources)
     yield from _agents_built_in(configuration)
@@ -118,6 +116,8 @@ def _header(key: schema.Key, sources: Sources) -> Iterator[str]:
 
 
 def _value(key: schema.Key, value: object, sources: Sources) -> str:
+    if value is None:  # which TOML has no word for
+        return f"# {key[-1]} is not set"
     return _sourced(f"{key[-1]} = {_toml(value)}", key, sources)
 
 

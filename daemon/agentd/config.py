@@ -161,6 +161,21 @@ class Store(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     keep_bytes: Bytes = 1_073_741_824
 
 
+class Budget(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """How many turns may begin in any minute, and in any 24 hours; None: as many as one likes.
+
+    `turns_`: of a container, all its sessions together; `session_turns_`: of each of its sessions. A prompt
+    is refused where turns that have begun, and prompts that wait, are as many already. What has begun counts
+    also after a restart, as far as `Store` keeps it. A guard against agents that drive each other, and
+    schedules that run wild.
+    """
+
+    turns_per_minute: Count | None = None
+    turns_per_day: Count | None = None
+    session_turns_per_minute: Count | None = None
+    session_turns_per_day: Count | None = None
+
+
 class Permissions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """What is answered to an agent that wants to use a tool, by the kind of the tool."""
 
@@ -246,6 +261,7 @@ class Container(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     unmapped_cwd: UnmappedCwd = "refuse"
     share_sessions: Switch = False
     permissions: ContainerPermissions = ContainerPermissions()
+    budget: Budget = Budget()
 
 
 KNOWN_AGENTS: Mapping[str, Agent] = MappingProxyType(
@@ -279,6 +295,7 @@ class Configuration(
     limits: Limits = Limits()
     permissions: Permissions = Permissions()
     store: Store = Store()
+    budget: Budget = Budget()
     agents: dict[AgentName, Agent] = {}
     containers: dict[ContainerName, Container] = {}
 
@@ -333,6 +350,13 @@ class Configuration(
             text = f"container {container} offers {', '.join(allowed)}, and no agent called {chosen}"
             raise errors.NoSuchAgent(text, container=container, agent=chosen, agents=list(allowed))
         return chosen, self.agent(chosen)
+
+    def budget_of(self, container: str) -> Budget:
+        """How many turns may begin in the container: by its own entry, and else by the general table."""
+        entry = self.containers.get(container)
+        own = msgspec.structs.asdict(entry.budget) if entry is not None else {}
+        set_ = {name: value for name, value in own.items() if value is not None}
+        return msgspec.structs.replace(self.budget, **set_)
 
     def permission(self, container: str, kind: str) -> Decision:
         """What to answer an agent of `container` that wants to use a tool; an unknown kind is "other"."""

@@ -74,6 +74,12 @@ class NoSuchSession(AgentdError):
     reason, code, exit_status = "no_such_session", NOT_FOUND, EX_NOINPUT
 
 
+class NoSuchPermission(AgentdError):
+    """Nobody asks for it any more: it was decided, or the turn has ended."""
+
+    reason, code, exit_status = "no_such_permission", NOT_FOUND, EX_NOINPUT
+
+
 class NoSuchTarget(AgentdError):
     reason, code, exit_status = "no_such_target", NOT_FOUND, EX_NOINPUT
 
@@ -129,6 +135,18 @@ class TooManyRequests(LimitReached):
     reason = "too_many_requests"
 
 
+class BudgetExhausted(LimitReached):
+    """As many turns have begun as may in a minute, or a day. `data`: retry_after_sec."""
+
+    reason = "budget_exhausted"
+
+
+class TimeLimit(LimitReached):
+    """Of a scheduled prompt."""
+
+    reason = "time_limit"
+
+
 class QueueFull(LimitReached):
     """Of prompts in a session."""
 
@@ -157,7 +175,15 @@ class AlreadyRunning(AgentdError):
     reason, exit_status = "already_running", EX_CANTCREAT
 
 
+class InProgress(AgentdError):
+    """It takes longer than anybody should have to wait for an answer; it goes on all the same."""
+
+    reason, exit_status = "in_progress", EX_TEMPFAIL
+
+
 class AlreadyDraining(AgentdError):
+    """With another deadline than the one that is asked for now."""
+
     reason, exit_status = "already_draining", EX_TEMPFAIL
 
 
@@ -170,6 +196,12 @@ class NotDraining(AgentdError):
 
 class WorkerFailed(AgentdError):
     reason, exit_status = "worker_failed", EX_UNAVAILABLE
+
+
+class WorkerOutdated(AgentdError):
+    """The worker runs an older agentd, which cannot do this."""
+
+    reason, exit_status = "worker_outdated", EX_UNAVAILABLE
 
 
 class CredentialUnavailable(AgentdError):

@@ -20,6 +20,7 @@ once it is sent. Import all this from bus.py, which exports it.
 """
 
 import asyncio
+import contextvars
 import functools
 import inspect
 import logging
@@ -37,6 +38,9 @@ logger = logging.getLogger(__name__)
 FREEDESKTOP_ERROR = "org.freedesktop.DBus.Error."
 PROPERTIES = "org.freedesktop.DBus.Properties"
 OBJECT_MANAGER = "org.freedesktop.DBus.ObjectManager"
+
+PAUSE_SEC = 0.05
+"""At least so long between two PropertiesChanged of one interface of an object."""
 
 Kind = Literal["method", "signal", "property"]
 Emits = Literal["true", "invalidates", "const", "false"]
@@ -72,18 +76,35 @@ def variant(signature: str, value: object) -> Variant:
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who called the method that is running. `interactive`: and would wait for a person to authenticate."""
+    """Who called the method that is running. `interactive`: and would wait for a person to authenticate.
+
+    `uid` is -1, and `groups` are none, where the bus does not know them.
+    """
 
     sender: str
     interactive: bool
+    uid: int = -1
+    groups: frozenset[int] = frozenset()
 
 
-current_caller: ContextVar[Caller] = ContextVar("current_caller")
+EVERYBODY = Caller("", False)
+"""To whom signals go."""
+
+current_caller: ContextVar[Caller] = ContextVar("current_caller", default=EVERYBODY)
 
 
 def caller() -> Caller:
-    """The caller of the exported method that is running; LookupError when there is none."""
+    """Who called the method that is running, or reads the property; EVERYBODY where a signal tells."""
     return current_caller.get()
+
+
+class Repeated:
+    """A result that many callers get: to make it ready to be sent is done once, however long it is."""
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+        self.body: list[Any] | None = None
+        """As the bus has made it ready."""
 
 
 # Declaring members
@@ -209,6 +230,10 @@ class Interface:
     def __init__(self) -> None:
         self.exported_at: tuple[Objects, str] | None = None
         self._changed: set[str] = set()
+        self._announced = -PAUSE_SEC
+        """When everybody was told last, by the loop's clock."""
+        self._told: dict[str, object] = {}
+        """What everybody has been told of properties, by name."""
 
     # Telling listeners
 
@@ -218,22 +243,37 @@ class Interface:
             objects.emit(path, interface, member, signature, *args)
 
     def changed(self, *names: str) -> None:
-        """Tell of these properties, by their D-Bus names, in one PropertiesChanged per pass of the loop."""
+        """Tell of these properties, by their D-Bus names, in one PropertiesChanged: after this pass of the
+        loop, or PAUSE_SEC after the one before. Those that are as everybody has been told are left out.
+        """
         if unknown := set(names) - self.members.keys():
             raise ValueError(f"{self.dbus_name} has no {unknown}")
         if self.exported_at is None:
             return
         if not self._changed:
-            asyncio.get_running_loop().call_soon(self._announce)
+            loop = asyncio.get_running_loop()
+            wait = self._announced + PAUSE_SEC - loop.time()
+            loop.call_later(max(wait, 0.0), self._announce, context=contextvars.Context())
         self._changed.update(names)
 
     def _announce(self) -> None:
         names, self._changed = self._changed, set()
-        members = [member for name, member in self.members.items() if name in names]
-        values = self.values(member for member in members if member.emits == "true")
-        invalid = [member.name for member in members if member.emits == "invalidates"]
+        self._announced = asyncio.get_running_loop().time()
+        values = self.values(self._those(names, "true"))
+        values = {name: value for name, value in values.items() if self._told.get(name) != value}
+        self._told |= values
+        invalid = [member.name for member in self._those(names, "invalidates")]
         if values or invalid:
             self.emit(PROPERTIES, "PropertiesChanged", "sa{sv}as", self.dbus_name, values, invalid)
+
+    def _those(self, names: set[str], emits: Emits) -> list[Member]:
+        return [member for name, member in self.members.items() if name in names and member.emits == emits]
+
+    def told(self) -> dict[str, Variant]:
+        """All properties, as everybody is about to be told of them."""
+        values: dict[str, Variant] = contextvars.Context().run(self.values, self.members.values())
+        self._told = dict(values)
+        return values
 
     # Properties
 
@@ -393,7 +433,7 @@ class Objects:
         here[interface.dbus_name] = interface
         interface.exported_at = (self, path)
         for manager in self._managers(path):
-            manager.interfaces_added(path, snapshot([interface]))
+            manager.interfaces_added(path, {interface.dbus_name: interface.told()})
 
     def remove(self, path: str) -> None:
         gone = self._paths.pop(path, {})

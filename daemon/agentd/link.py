@@ -20,7 +20,8 @@ import msgspec
 
 from agentd.errors import InvalidRequest
 
-VERSION = 1
+VERSION = 2
+"""2: drains of an agent or a session, and orders (`CancelTurn` and so on), which a worker of 1 ignores."""
 OLDEST = 1
 """The lowest version that is still spoken here."""
 MESSAGE_BYTES = 192 * 1024
@@ -48,29 +49,54 @@ class AgentInfo(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SessionInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """A session that is open. `key`: its number in the container's store; `owner`: the uid that made it.
+
+    `permissions`: requests that nobody has decided. Times are microseconds of Unix time.
+    """
+
     id: str
     agent: str
     state: str
     queued: int = 0
+    key: int = 0
+    title: str = ""
+    owner: int = 0
+    clients: int = 0
+    permissions: int = 0
+    created_usec: int = 0
+    updated_usec: int = 0
 
 
 class DrainInfo(msgspec.Struct, frozen=True, kw_only=True):
     """The drain that was ordered last and not undone, as Progress and Ended tell it.
 
-    `result`: "" before its end.
+    Of the whole container, of one agent, or of one session. `result`: "" before its end.
     """
 
     job: int
+    agent: str = ""
+    session: str = ""
     remaining: int
     drained: list[str] = []
     result: str = ""
 
 
+class BudgetInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """Turns that have begun in the last minute and day, and how many may; 0 for as many as one likes."""
+
+    last_minute: int
+    last_day: int
+    per_minute: int = 0
+    per_day: int = 0
+
+
 class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     """All the manager knows of a worker's inside: enough for Status, and for a new manager to start from.
 
-    `leaving`: it has been asked to end, and takes no connections any more. `problem`: why it cannot work at
-    present, a sentence.
+    `sessions`: those used last, as many as fit into a message; `sessions_open`: how many there are.
+    `drain`: of the whole container, `drains`: of its agents and sessions. `leaving`: it has been asked to
+    end, and takes no connections any more. `problem`: why it cannot work at present, a sentence. `frames`:
+    messages passed on, in both directions, since `started_usec`. `budget`: None where there is none.
     """
 
     state: str = "starting"
@@ -83,6 +109,11 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     drain: DrainInfo | None = None
     leaving: bool = False
     problem: str = ""
+    sessions_open: int = 0
+    drains: list[DrainInfo] = []
+    frames: int = 0
+    started_usec: int = 0
+    budget: BudgetInfo | None = None
 
 
 class Mount(msgspec.Struct, frozen=True):
@@ -155,16 +186,63 @@ class Connect(Message, frozen=True, kw_only=True):
 
 
 class Drain(Message, frozen=True, kw_only=True):
+    """Of the whole container, or of one agent or session."""
+
     job: int
     timeout: float
-
-
-class CancelDrain(Message, frozen=True, kw_only=True):
-    job: int
+    agent: str = ""
+    session: str = ""
 
 
 class Undrain(Message, frozen=True, kw_only=True):
-    pass
+    """Of the whole container, its agents and sessions with it; or of one agent or session."""
+
+    agent: str = ""
+    session: str = ""
+
+
+class Refresh(Message, frozen=True, kw_only=True):
+    """Say how you are, though nothing may have changed: answered by State."""
+
+
+class CancelTurn(Message, frozen=True, kw_only=True):
+    """Cancel a session's turn and what waits. This and those that follow are answered by Answer."""
+
+    number: int
+    session: str
+
+
+class CloseSession(Message, frozen=True, kw_only=True):
+    number: int
+    session: str
+
+
+class ListPermissions(Message, frozen=True, kw_only=True):
+    number: int
+    session: str
+
+
+class ResolvePermission(Message, frozen=True, kw_only=True):
+    """`option`: the id of one that was offered, "" to cancel. `uid`: whose decision it is, for the log."""
+
+    number: int
+    session: str
+    permission: str
+    option: str
+    uid: int
+
+
+class StopAgent(Message, frozen=True, kw_only=True):
+    number: int
+    agent: str
+
+
+class LaunchAgent(Message, frozen=True, kw_only=True):
+    """`uid`: of the account for whose sessions it is."""
+
+    number: int
+    agent: str
+    uid: int
 
 
 class Settings(Message, frozen=True, kw_only=True):
@@ -208,6 +286,31 @@ class Leaving(Message, frozen=True, kw_only=True):
     container_ended: bool
 
 
+class PermissionOption(msgspec.Struct, frozen=True, kw_only=True):
+    id: str
+    name: str = ""
+    kind: str = ""
+
+
+class PermissionInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """A request for permission that nobody has decided. `kind`: of the tool it is for."""
+
+    id: str
+    title: str = ""
+    kind: str = "other"
+    asked_usec: int = 0
+    options: list[PermissionOption] = []
+
+
+class Answer(Message, frozen=True, kw_only=True):
+    """To an order of that number: done, or why not. `permissions`: as many as fit, of ListPermissions."""
+
+    number: int
+    reason: str = ""
+    message: str = ""
+    permissions: list[PermissionInfo] = []
+
+
 class Progress(Message, frozen=True, kw_only=True):
     """A drain: turns still running, and the sessions that have ended theirs."""
 
@@ -224,7 +327,31 @@ class Ended(Message, frozen=True, kw_only=True):
     drained: list[str]
 
 
+# Manager to watcher
+
+
+class Measure(Message, frozen=True, kw_only=True):
+    """Say what these containers' own networks are, and have passed.
+
+    Answered by a Measured for each that has one, and in the end by one for no container.
+    """
+
+    containers: list[str]
+
+
 # Watcher to manager
+
+
+class Measured(Message, frozen=True, kw_only=True):
+    """A container's own addresses, and the bytes that its interfaces have received and sent, but for lo.
+
+    `container`: "" where that was all.
+    """
+
+    container: str
+    addresses: list[str]
+    received: int
+    sent: int
 
 
 class Seen(Message, frozen=True, kw_only=True):
@@ -252,9 +379,13 @@ class Engine(Message, frozen=True, kw_only=True):
 
 
 AnyMessage = (
-    Hello | Welcome | Refused | Connect | Drain | CancelDrain | Undrain | Settings | Leave | Taken | State
-    | Failed | Leaving | Progress | Ended | Seen | Gone | Listed | Engine
+    Hello | Welcome | Refused | Connect | Drain | Undrain | Settings | Leave | Refresh
+    | CancelTurn | CloseSession | ListPermissions | ResolvePermission | StopAgent | LaunchAgent | Answer
+    | Taken | State | Failed | Leaving | Progress | Ended | Measure | Measured | Seen | Gone | Listed | Engine
 )  # fmt: skip
+
+MakeOrder = Callable[[int], AnyMessage]
+"""Makes an order of the number that its answer will have."""
 
 _encode = msgspec.msgpack.Encoder().encode
 _decoder: msgspec.msgpack.Decoder[AnyMessage] = msgspec.msgpack.Decoder(AnyMessage)

@@ -73,6 +73,15 @@ class Paths:
                 _check_named(base)
         return _config_files(self.config_bases)
 
+    def prompt_file(self, name: str) -> str:
+        """The file of a scheduled prompt. Errors: ConfigurationInvalid in embedded mode, that has none."""
+        if self.mode is Mode.EMBEDDED:
+            raise errors.ConfigurationInvalid(
+                "an agentd with a directory of its own has no scheduled prompts: say --system or --user"
+            )
+        folder = "/etc/agentd" if self.mode is Mode.SYSTEM else os.path.dirname(self.config_bases[-1])
+        return os.path.join(folder, "prompts", f"{_component(name)}.toml")
+
     # In the runtime directory
 
     @property

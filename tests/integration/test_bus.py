@@ -13,6 +13,7 @@ import pytest
 
 from agentd import errors
 from agentd.interface import (
+    EVERYBODY,
     BusError,
     Caller,
     Interface,
@@ -267,18 +268,21 @@ async def test_a_method_knows_its_caller(peers: Any) -> None:
     async with peers.connected(3) as (server, one, other):
         server.export(PATH, face := Face())
         await asyncio.gather(ask(one, server, "Who"), ask(other, server, "Who", interactive=True))
-        assert set(face.callers) == {Caller(one.unique_name, False), Caller(other.unique_name, True)}
-        with pytest.raises(LookupError):
-            caller()
+        who = await server.credentials(one.unique_name)
+        assert who.uid == os.getuid() and who.groups >= set(os.getgroups())
+        assert set(face.callers) == {
+            Caller(one.unique_name, False, *who),
+            Caller(other.unique_name, True, *who),
+        }
+        assert caller() == EVERYBODY
 
 
-async def test_the_uid_behind_a_sender(peers: Any) -> None:
+async def test_the_account_behind_a_sender(peers: Any) -> None:
     async with peers.connected(2) as (server, client):
-        assert await server.sender_uid(client.unique_name) == os.getuid()
+        assert (await server.credentials(client.unique_name)).uid == os.getuid()
         await client.close()
-        assert await server.sender_uid(client.unique_name) == os.getuid()
-        with pytest.raises(BusError):
-            await server.sender_uid(":1.4711")
+        assert (await server.credentials(client.unique_name)).uid == os.getuid()
+        assert await server.credentials(":1.4711") == (-1, frozenset())
 
 
 async def test_one_sender_cannot_occupy_us(peers: Any, bus: ModuleType, monkeypatch: Any) -> None:
@@ -656,6 +660,7 @@ async def test_who_wants_no_reply_gets_none(peers: Any, bus: ModuleType, monkeyp
     async with peers.connected(2) as (server, client):
         server.export(PATH, face := Face())
         replies: list[Any] = []
+        await server.credentials(client.unique_name)
         monkeypatch.setattr(server, "_send", replies.append)
         for member in ("Who", "Nothing"):
             flags = bus.MessageFlag.NO_REPLY_EXPECTED

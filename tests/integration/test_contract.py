@@ -38,18 +38,22 @@ def dbus_send(agentd: Embedded, path: str, member: str, *arguments: str) -> str:
 
 @pytest.fixture
 def introspected(start: Callable[..., Embedded]) -> dict[str, set[tuple[object, ...]]]:
-    """What Manager, Container and Job say of themselves."""
+    """What an object of each kind says of itself."""
     agentd = start(bus="private")
-    assert agentd.agentctl("drain", "here").returncode == 0
-    found = {}
-    for path in ("/org/agentd1", "/org/agentd1/container/here", "/org/agentd1/job/1"):
-        found |= described(dbus_send(agentd, path, "org.freedesktop.DBus.Introspectable.Introspect"))
+    with agentd.client() as client:
+        client.open()
+        assert agentd.agentctl("drain", "here").returncode == 0
+        objects = ("", "/container/here", "/session/here_1", "/job/1")
+        found = {}
+        for each in objects:
+            text = dbus_send(agentd, f"/org/agentd1{each}", "org.freedesktop.DBus.Introspectable.Introspect")
+            found |= described(text)
     return found
 
 
 def test_service_is_what_the_contract_says(introspected: dict[str, set[tuple[object, ...]]]) -> None:
     contract = described(CONTRACT.read_text())
-    assert set(contract) == {"org.agentd1.Manager", "org.agentd1.Container", "org.agentd1.Job"}
+    assert set(contract) == {f"org.agentd1.{name}" for name in ("Manager", "Container", "Session", "Job")}
     assert introspected == contract
 
 

@@ -30,6 +30,8 @@ TOKEN = { credential = "openai" }
 OTHER = { file = '/srv/a "b"' }
 [permissions]
 read = "allow"
+[budget]
+turns_per_day = 500
 [containers.box]
 [containers."my.box"]
 runtime = "podman"
@@ -37,6 +39,7 @@ agents = ["mine"]
 unmapped_cwd = "workdir"
 share_sessions = true
 permissions = { edit = "reject" }
+budget = { turns_per_minute = 9 }
 [containers."my.box".paths]
 "/home/alice/src" = "/workspace"
 """
@@ -62,7 +65,21 @@ def test_every_value_has_its_source(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert lines["[containers.box]"] == lines['runtime = "podman"'] == file
     assert lines['read = "allow"'] == lines['permissions.edit = "reject"'] == file
     assert lines['selector = "agent"'] == lines['edit = "ask"'] == lines['isolation = "shared"'] == "default"
+    assert lines["turns_per_day = 500"] == lines["budget.turns_per_minute = 9"] == file
     assert lines['paths."/home/alice/src" = "/workspace"'] == lines["share_sessions = true"] == file
+
+
+def test_what_is_not_set_is_a_comment(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    check.run(given(tmp_path, TEXT))
+    output = capsys.readouterr().out
+    assert "None" not in output
+    budget = output[output.index("[budget]") :].split("\n\n")[0].splitlines()
+    assert [line.split("  ")[0] for line in budget[1:]] == [
+        "# turns_per_minute is not set",
+        "turns_per_day = 500",
+        "# session_turns_per_minute is not set",
+        "# session_turns_per_day is not set",
+    ]
 
 
 def test_where_a_secret_is_kept_is_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -108,7 +125,9 @@ def test_no_file_at_all(capsys: pytest.CaptureFixture[str]) -> None:
     assert output.startswith("# default_agent is not set\n")
     assert '# agents.gemini.command = ["gemini", "--acp"]' in output
     assert set(lines_of(output).values()) == {"default"}
-    assert set(tomllib.loads(output)) == {"selector", "runtimes", "access", "limits", "permissions", "store"}
+    tables = {"access", "limits", "permissions", "store", "budget"}
+    assert set(tomllib.loads(output)) == {"selector", "runtimes", *tables}
+    assert tomllib.loads(output)["budget"] == {}
 
 
 def test_problems_go_to_stderr(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

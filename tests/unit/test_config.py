@@ -35,6 +35,7 @@ STRUCTS = (
     config.Configuration,
     config.Access,
     config.Limits,
+    config.Budget,
     config.Permissions,
     config.ContainerPermissions,
     config.SecretReference,
@@ -73,6 +74,11 @@ def test_everything_written(tmp_path: Path) -> None:
         access = { users = ["alice"], groups = ["devs"] }
         limits.drain_sec = 3
         permissions = { read = "allow", switch_mode = "reject" }
+        [budget]
+        turns_per_minute = 1
+        turns_per_day = 2
+        session_turns_per_minute = 3
+        session_turns_per_day = 4
         [agents.mine]
         command = ["agent", "--acp"]
         env = { LANG = "C.UTF-8", A = { credential = "a key" }, B = { file = "/srv/b" } }
@@ -92,6 +98,7 @@ def test_everything_written(tmp_path: Path) -> None:
         unmapped_cwd = "workdir"
         share_sessions = true
         permissions = { execute = "reject" }
+        budget = { session_turns_per_day = 7 }
         [containers.here]
         runtime = "host"
         directory = "/srv/scratch"
@@ -106,6 +113,9 @@ def test_everything_written(tmp_path: Path) -> None:
     assert loaded.permissions == config.Permissions(read="allow", switch_mode="reject")
     assert loaded.access == config.Access(users=("alice",), groups=("devs",))
     assert loaded.limits == config.Limits(drain_sec=3.0)
+    assert loaded.budget == config.Budget(
+        turns_per_minute=1, turns_per_day=2, session_turns_per_minute=3, session_turns_per_day=4
+    )
     assert loaded.agents["codex"] == config.Agent(transport="tcp", port=4096)
     assert loaded.agents["mine"] == config.Agent(
         command=("agent", "--acp"),
@@ -129,6 +139,7 @@ def test_everything_written(tmp_path: Path) -> None:
         unmapped_cwd="workdir",
         share_sessions=True,
         permissions=config.ContainerPermissions(execute="reject"),
+        budget=config.Budget(session_turns_per_day=7),
     )
     assert loaded.containers["machine"] == config.Container(runtime="machined", user="dev", workdir="/src")
 
@@ -155,7 +166,7 @@ BAD = [
     ("[agents.claude]\ncomand = ['x']", "agents.claude.comand: unknown key; did you mean `command`?"),
     (
         "[containers.box]\nimage = 'x'",
-        "containers.box.image: unknown key; this table has agents, directory,",
+        "containers.box.image: unknown key; this table has agents, budget, directory,",
     ),
     ("[containers.'a.b']\nxyz = 1", 'containers."a.b".xyz: unknown key'),
     # numbers
@@ -181,6 +192,12 @@ BAD = [
     ("limits.drain_sec = nan", "not nan"),
     ("limits.drain_sec = 1e400", "not inf"),
     (f"limits.sessions = '{'a' * 99}'", f'from 1 to 1000000, not "{"a" * 64}"'),
+    ("budget.turns_per_hour = 1", "budget.turns_per_hour: unknown key; did you mean `turns_per_"),
+    ("budget.turns_per_day = 0", "turns_per_day: must be a whole number from 1 to 1000000, not 0"),
+    ("budget.turns_per_day = 1000001", "must be a whole number from 1 to 1000000, not 1000001"),
+    ("budget.session_turns_per_day = '9'", 'must be a whole number from 1 to 1000000, not "9"'),
+    ("containers.box.budget.turns_per_minute = -1", "containers.box.budget.turns_per_minute: must be a"),
+    ("containers.box.budget = 3", "containers.box.budget: must be a table, not 3"),
     # tables
     ("limits = 3", "limits: must be a table, not 3"),
     ("agents = ['claude']", "agents: must be a table, not a list"),
@@ -523,6 +540,22 @@ def test_every_kind_can_be_overridden() -> None:
     assert own == dict.fromkeys(general)
 
 
+# How much they may do
+
+
+def test_a_container_overrides_single_limits_of_the_budget(tmp_path: Path) -> None:
+    configuration = loads(
+        tmp_path,
+        "budget = {turns_per_minute = 5, turns_per_day = 50}\n"
+        "containers.box.budget = {turns_per_minute = 9, session_turns_per_day = 3}",
+    )
+    assert configuration.budget_of("box") == config.Budget(
+        turns_per_minute=9, turns_per_day=50, session_turns_per_day=3
+    )
+    assert configuration.budget_of("elsewhere") == configuration.budget
+    assert config.Configuration().budget_of("box") == config.Budget()
+
+
 # Between processes
 
 SHARED = """
@@ -532,6 +565,7 @@ runtimes = ["docker"]
 access = { users = ["alice"] }
 limits.drain_sec = 3
 permissions = { edit = "allow" }
+budget = { turns_per_day = 50 }
 [agents.mine]
 command = ["agent"]
 env = { KEY = "hunter2", TOKEN = { credential = "hunter2" } }
@@ -548,6 +582,7 @@ users = ["bob"]
 share_sessions = true
 paths = { "/home/bob" = "/src" }
 permissions = { read = "reject" }
+budget = { turns_per_minute = 9 }
 [containers.other]
 runtime = "podman"
 workdir = "/src"
@@ -570,6 +605,7 @@ def test_a_worker_gets_all_but_what_is_about_other_containers(tmp_path: Path) ->
         "KEY": "hunter2",
         "TOKEN": config.SecretReference(credential="hunter2"),
     }
+    assert mine.budget_of("box") == config.Budget(turns_per_minute=9, turns_per_day=50)
     assert sent(config.portable(whole, "unheard-of")).containers == {}
 
 

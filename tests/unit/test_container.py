@@ -145,6 +145,12 @@ def test_a_worker_that_leaves_is_not_drained_unless_that_was_ordered() -> None:
         assert (container.drained, end.leaving) == (drained, True)
 
 
+@pytest.mark.parametrize(("theirs", "spoken"), [(1, 1), (link.VERSION, link.VERSION), (99, link.VERSION)])
+def test_a_worker_speaks_what_both_sides_do(theirs: int, spoken: int) -> None:
+    hello = link.Hello(version=theirs, pid=5, code="0", container="box")
+    assert WorkerEnd(Wire(), hello).version == spoken  # type: ignore[arg-type]
+
+
 def test_the_runtime_is_the_engines_word() -> None:
     assert (box().runtime, box("runs").runtime, box().stopped) == ("", "podman", False)
 

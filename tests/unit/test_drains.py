@@ -4,6 +4,7 @@ import asyncio
 import errno
 import os
 import threading
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -19,9 +20,23 @@ JOB = JobRecord(
     target="box",
     state="running",
     deadline_usec=7,
+    timeout=2.5,
     parts={"box": PartRecord(remaining=1, pid=5, drained=["s"])},
 )
-DRAINS = Drains(next_job=4, all_drained=True, drained=["box", "ä"], orders={"box": 3}, jobs=[JOB])
+DRAINS = Drains(
+    next_job=4,
+    all_drained=True,
+    drained=["box#ä/#", "box/claude", "cat"],
+    orders={"box": 3},
+    unheard=["box"],
+    jobs=[JOB],
+)
+OLD = (
+    b'{"version":1,"next_job":4,"all_drained":false,"drained":["box"],"orders":{"box":3},"jobs":[{"id":3,'
+    b'"target":"box","state":"running","deadline_usec":7,"ended_usec":0,"parts":{"box":{"remaining":1,"pid":5,'
+    b'"drained":["s"],"result":""}}}]}'
+)
+"""As an agentd wrote it that drained nothing but containers."""
 
 
 def ledger(folder: Path) -> Ledger:
@@ -31,13 +46,19 @@ def ledger(folder: Path) -> Ledger:
 def test_what_was_written_is_there_for_the_next_manager(tmp_path: Path) -> None:
     async def test() -> None:
         first = ledger(tmp_path)
-        first.put(DRAINS)
+        first.put(lambda: DRAINS)
         await first.written()
         assert ledger(tmp_path).load() == DRAINS
         assert [each.name for each in tmp_path.iterdir()] == ["drains.json"]
         assert (tmp_path / "drains.json").stat().st_mode & 0o777 == 0o600
 
     run(test())
+
+
+def test_what_an_older_agentd_wrote_is_understood(tmp_path: Path) -> None:
+    (tmp_path / "drains.json").write_bytes(OLD)
+    job = JobRecord(id=3, target="box", state="running", deadline_usec=7, parts=JOB.parts)
+    assert ledger(tmp_path).load() == Drains(next_job=4, drained=["box"], orders={"box": 3}, jobs=[job])
 
 
 def test_where_nothing_was_ever_written_nothing_is_drained(tmp_path: Path) -> None:
@@ -95,7 +116,7 @@ def test_the_newest_of_what_waits_is_written_and_nothing_twice(
     async def test() -> None:
         first = ledger(tmp_path)
         for number in (1, 2, 3, 4):
-            first.put(Drains(next_job=number))
+            first.put(partial(Drains, next_job=number))
             await settle()
         go.set()
         await first.written()
@@ -108,6 +129,43 @@ def test_the_newest_of_what_waits_is_written_and_nothing_twice(
     run(test())
 
 
+def test_what_is_written_is_how_it_is_when_it_is_written(tmp_path: Path) -> None:
+    async def test() -> None:
+        first, asked = ledger(tmp_path), list[int]()
+
+        def state() -> Drains:
+            asked.append(len(asked))
+            return Drains(next_job=7)
+
+        for _ in range(100):
+            first.put(state)
+        await first.written()
+        assert (ledger(tmp_path).load().next_job, asked) == (7, [0])
+
+    run(test())
+
+
+def test_nobody_waits_for_what_others_put_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = module.replace_file
+
+    async def test() -> None:
+        first, loop = ledger(tmp_path), asyncio.get_running_loop()
+        busy = True
+
+        def one_more(path: str, data: bytes) -> None:
+            real(path, data)
+            if busy:
+                loop.call_soon_threadsafe(first.put, Drains)
+
+        monkeypatch.setattr(module, "replace_file", one_more)
+        first.put(Drains)
+        await first.written()
+        busy = False
+        await first.written()
+
+    run(test())
+
+
 def test_a_disk_that_fails_is_told_and_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(path: str, data: bytes) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -116,7 +174,7 @@ def test_a_disk_that_fails_is_told_and_tried_again(tmp_path: Path, monkeypatch: 
         first = ledger(tmp_path)
         with monkeypatch.context() as patched:
             patched.setattr(module, "replace_file", full)
-            first.put(DRAINS)
+            first.put(lambda: DRAINS)
             with pytest.raises(errors.StoreFailed, match=r"drains.json cannot be written: No space left"):
                 await first.written()
         await first.written()
@@ -133,7 +191,7 @@ def test_a_disk_that_hangs_is_not_waited_for_for_ever(
 
     async def test() -> None:
         first = ledger(tmp_path)
-        first.put(DRAINS)
+        first.put(lambda: DRAINS)
         waiting = asyncio.ensure_future(first.written())
         await settle()
         await skip(module.WRITE_SEC)

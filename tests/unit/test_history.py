@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
+import argparse
 import json
 import time
 from collections.abc import Mapping
@@ -17,8 +18,8 @@ from agentd.acp.extensions import (
     TurnReport,
 )
 from agentd.config import Container
-from agentd.ctl.history import HELD, Story, named, said, when
-from agentd.ctl.sessions import Found, ago, cut, pretty
+from agentd.ctl.history import HELD, Story, said, when
+from agentd.ctl.sessions import Found, named, show
 from agentd.errors import AgentdError, AmbiguousContainer, InvalidArgs, NoSuchSession, StoreFull
 from agentd.store.keeper import Nothing, Then
 from agentd.store.records import Asked, Permission, Progress, Record, Run, Turn
@@ -306,33 +307,14 @@ def test_a_list_of_sessions_is_bounded(tmp_path: Path) -> None:
 # agentctl sessions
 
 
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [
-        (-5, "Less than a second"), (1, "1 second"), (59.9, "59 seconds"), (60, "About a minute"),
-        (3599, "59 minutes"), (3600, "About an hour"), (5400, "2 hours"), (47 * 3600, "47 hours"),
-        (48 * 3600, "2 days"), (14 * 86_400, "2 weeks"), (60 * 86_400, "2 months"),
-        (730 * 86_400, "2 years"),
-    ],
-)  # fmt: skip
-def test_how_long_ago_is_said_as_podman_says_it(seconds: float, text: str) -> None:
-    assert ago(seconds) == f"{text} ago"
-
-
-def test_a_line_is_cut_to_the_width_of_the_terminal() -> None:
-    assert cut("abcdef", 6) == "abcdef"
-    assert cut("abcdef", 5) == "abcd…"
-    assert cut("日本語日本語", 7) == "日本語…"
-    assert cut("e\u0301" * 5, 5) == "e\u0301" * 5
-
-
-def test_sessions_of_all_containers_have_a_column_for_it() -> None:
+def test_sessions_of_all_containers_have_a_column_for_it(capfd: pytest.CaptureFixture[str]) -> None:
     report = SessionReport(
-        id="s", agent="a", state="kept", title="\x1b[31mred", owner=0, created=0, updated=time.time()
+        id="s", agent="a", state="kept", title="\x1b[31mred", owner=0, created=0, updated=time.time() + 9
     )
-    header, row = pretty([Found("box", report)], "").splitlines()
-    assert header.split() == ["CONTAINER", "SESSION", "AGENT", "STATE", "UPDATED", "TITLE"]
-    assert row == "box        s        a      kept   Less than a second ago  \ufffd[31mred"
+    show(argparse.Namespace(container="", no_pager=False), [Found("box", report)])
+    header, row = capfd.readouterr().out.splitlines()
+    assert header.split() == ["CONTAINER", "SESSION", "AGENT", "STATE", "LAST", "USED", "TITLE"]
+    assert row == "box        s        a      kept   0s ago     \ufffd[31mred"
 
 
 # agentctl history: which session

@@ -47,16 +47,27 @@ MOUNT = link.Mount("/host", "/inside")
 BOX = link.ContainerInfo(
     name="box", runtime="podman", running=True, pid=7, workdir="/w", labels={"a": "b"}, mounts=[MOUNT]
 )
+OPTION = link.PermissionOption(id="yes", name="Yes", kind="allow_once")
 ONE_OF_EACH: list[link.AnyMessage] = [
     link.Hello(version=1, pid=2, code="3", container="box", snapshot=SNAPSHOT),
     link.Welcome(version=1),
     link.Refused(reason="r", message="m"),
     link.Connect(connection=1, uid=1000, agent="a", attach_id=b'"x"', data=b"\x00\xff\n"),
     link.Drain(job=1, timeout=2.5),
-    link.CancelDrain(job=1),
+    link.Drain(job=1, timeout=1.0, agent="claude"),
     link.Undrain(),
     link.Settings(configuration={"limits": {"drain_sec": 1.5}}),
     link.Leave(timeout=3.0),
+    link.Refresh(),
+    link.CancelTurn(number=1, session="s"),
+    link.CloseSession(number=2, session="s"),
+    link.ListPermissions(number=3, session="s"),
+    link.ResolvePermission(number=4, session="s", permission="7", option="yes", uid=1000),
+    link.StopAgent(number=5, agent="a"),
+    link.LaunchAgent(number=6, agent="a", uid=1000),
+    link.Answer(number=3, permissions=[link.PermissionInfo(id="7", options=[OPTION])]),
+    link.Measure(containers=["box"]),
+    link.Measured(container="box", addresses=["10.0.0.2"], received=1, sent=2),
     link.Taken(connection=1),
     link.State(snapshot=SNAPSHOT),
     link.Failed(reason="r", message="m"),

@@ -84,9 +84,9 @@ def test_a_worker_of_version_1_drains_for_a_job(tmp_path: Path) -> None:
 
 def test_what_the_manager_of_version_1_said_is_understood() -> None:
     decoder = msgspec.msgpack.Decoder(link.AnyMessage)
-    names = [type(decoder.decode(each)).__name__ for each in MANAGER]
-    assert names == [
-        *("Welcome", "Settings", "Connect", "Drain", "CancelDrain", "Undrain", "Leave", "Refused"),
+    said = [each for each in MANAGER if b"CancelDrain" not in each]  # could be said, and never was
+    assert [type(decoder.decode(each)).__name__ for each in said] == [
+        *("Welcome", "Settings", "Connect", "Drain", "Undrain", "Leave", "Refused"),
     ]
     assert decoder.decode(MANAGER[2]) == link.Connect(
         connection=3, uid=1000, agent="claude", attach_id=b"0", data=b"{}\n", session=""

@@ -1,14 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 
-from typing import Any
-
-import msgspec
 import pytest
 
 from agentd import __version__, link
-from agentd.ctl.status import pretty
 from agentd.manager import status
 from agentd.manager.container import Container, WorkerEnd
+from agentd.manager.sessions import Session
+from unit.wire import served
 
 
 def container(code: str) -> Container:
@@ -22,26 +20,31 @@ def container(code: str) -> Container:
     return box
 
 
-def shown(code: str, unit: str) -> str:
-    box = msgspec.to_builtins(status.of_container(container(code), unit))
-    whole: dict[str, Any] = {"version": "9", "mode": "system", "state": "running", "pid": 1, "jobs": []}
-    return pretty({**whole, "watcher": {"connected": False}, "containers": [box]})
+def shown(box: Container) -> status.ContainerStatus:
+    return status.of_container(box, unit="", socket="", drained=[], sessions=[])
 
 
 @pytest.mark.parametrize(("code", "outdated"), [("0.0.1", True), (__version__, False), ("", False)])
 def test_a_worker_of_another_version_is_outdated(code: str, outdated: bool) -> None:
-    assert status.of_container(container(code), "").outdated is outdated
+    assert shown(container(code)).outdated is outdated
 
 
-def test_older_code_is_seen_with_what_to_do() -> None:
-    said = "box: older code 0.0.1: systemctl restart agentd@box, when it suits"
-    assert said in shown("0.0.1", "agentd@box.service")
-    assert "box: older code 0.0.1: agentctl stop box" in shown("0.0.1", "")
-    assert "older code" not in shown(__version__, "agentd@box.service")
+def test_a_network_is_shown_once_it_was_measured() -> None:
+    box = container(__version__)
+    assert (shown(box).network, shown(box).addresses) == (None, [])
+    box.measured = link.Measured(container="box", addresses=["10.0.0.2"], received=3, sent=4)
+    assert shown(box).network == status.NetworkStatus(received=3, sent=4)
+    assert shown(box).addresses == ["10.0.0.2"]
 
 
-def test_a_status_of_an_older_manager_is_shown_too() -> None:
-    box = msgspec.to_builtins(status.of_container(container("0.0.1"), ""))
-    del box["outdated"]
-    whole: dict[str, Any] = {"version": "9", "mode": "system", "state": "running", "pid": 1, "jobs": []}
-    assert "box" in pretty({**whole, "watcher": {"connected": False}, "containers": [box]})
+def test_sessions_that_the_worker_could_not_tell_of_are_counted() -> None:
+    box, _ = served("box", link.SessionInfo(id="s1", agent="a", state="idle", key=1))
+    assert shown(box).sessions_open == 1
+    box.told(link.Snapshot(state="serving", sessions_open=900))
+    assert shown(box).sessions_open == 900
+
+
+def test_a_title_is_what_whoever_asks_may_read() -> None:
+    box, _ = served()
+    info = link.SessionInfo(id="s1", agent="a", state="idle", key=1, title="secret", owner=7)
+    assert status.of_session(Session(box, info), path="/p", drained=False, title="").title == ""

@@ -109,7 +109,7 @@ def test_a_network_that_may_not_be_entered_says_what_it_takes(
     def refuse(pid: int) -> None:
         raise PermissionError(1, "Operation not permitted")
 
-    monkeypatch.setattr(network, "_enter", refuse)
+    monkeypatch.setattr(network, "enter", refuse)
     with pytest.raises(AgentFailed, match=r"^agentd may not enter the network of box: this takes root$"):
         run(made(engine).connect(BOX, 7))
 
@@ -121,7 +121,7 @@ class Slow:
         self.entered, self.go_on = threading.Event(), threading.Event()
         self.sockets: list[socket.socket] = []
         self._make = network._tcp_socket
-        monkeypatch.setattr(network, "_enter", self._enter)
+        monkeypatch.setattr(network, "enter", self._enter)
         monkeypatch.setattr(network, "_tcp_socket", self._tcp_socket)
 
     def _enter(self, pid: int) -> None:

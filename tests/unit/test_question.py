@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from agentd.errors import AgentdError, ClientGone, FrameTooLarge
+from agentd.errors import AgentdError, ClientGone, FrameTooLarge, InvalidArgs
+from agentd.link import PermissionOption
 from agentd.log import Context
 from agentd.worker.calls import Call
 from agentd.worker.question import Decision, Question
@@ -208,6 +209,56 @@ def test_what_is_closed_is_answered_to_nobody() -> None:
         assert [client.retracted for client in it.clients] == [1, 1]
 
     asked(test)
+
+
+# By somebody who was not asked
+
+
+def test_somebody_else_may_decide_and_those_who_were_asked_need_not_answer() -> None:
+    def test(it: Asked) -> None:
+        it.question.resolve("once", 1000)
+        assert (it.outcome, it.question.outcome) == (ONCE, "once")
+        assert [client.retracted for client in it.clients] == [1, 1]
+
+    asked(test)
+
+
+def test_somebody_else_may_cancel_it() -> None:
+    def test(it: Asked) -> None:
+        it.question.resolve("", 1000)
+        assert (it.outcome, it.question.outcome) == (CANCELLED, "cancelled")
+
+    asked(test)
+
+
+@pytest.mark.parametrize(
+    ("options", "offered"), [(OPTIONS, "always, once, never"), (None, "none"), ([1], "none")]
+)
+def test_only_what_is_offered_can_be_chosen(options: Any, offered: str) -> None:
+    def test(it: Asked) -> None:
+        with pytest.raises(InvalidArgs, match=f"no option x; this permission offers {offered}$"):
+            it.question.resolve("x", 1000)
+        assert it.outcome is None
+
+    asked(test, options=options)
+
+
+@pytest.mark.parametrize("options", [None, "x", [], [1, {}, {"optionId": 3}]])
+def test_a_question_that_makes_no_sense_can_be_told_of(options: Any) -> None:
+    def test(it: Asked) -> None:
+        info = it.question.info()
+        assert (info.title, info.kind, info.options) == ("", "edit", [])
+
+    asked(test, options=options)
+
+
+def test_what_is_told_of_a_question_is_cut_but_for_what_names_the_option() -> None:
+    def test(it: Asked) -> None:
+        info = it.question.info()
+        assert info.kind == "k" * 256
+        assert info.options == [PermissionOption(id="i" * 300, name="n" * 256, kind="")]
+
+    asked(test, kind="k" * 300, options=[{"optionId": "i" * 300, "name": "n" * 300, "kind": 5}])
 
 
 # By configuration

@@ -125,7 +125,9 @@ class Stage:
         info = ContainerInfo(name="box", runtime="host", running=True)
         place = Place(None, info, "owner", Limits(), Redactor([]), log)  # type: ignore[arg-type]
         recipe = Recipe(Command(("claude",), {}), {})
-        self.router = Router("key", "claude", recipe, place, taken=taken.__contains__)
+        self.router = Router(
+            "key", "claude", recipe, place, taken=taken.__contains__, on_change=lambda: None
+        )
         self.agent = self.router.agent = Agent()  # type: ignore[assignment]
 
     def room(self, public: str, native: str | None = None, *clients: Client) -> Room:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from agentd.config import Budget as Unlimited
 from agentd.config import Limits
 from agentd.errors import (
     AgentdError,
@@ -21,6 +22,7 @@ from agentd.errors import (
 from agentd.log import Context
 from agentd.store.keeper import Keeper, Nothing
 from agentd.tasks import Tasks
+from agentd.worker.budget import Budget
 from agentd.worker.calls import Call
 from agentd.worker.facts import Facts
 from agentd.worker.hello import NOBODY
@@ -169,6 +171,7 @@ class House:
     def __init__(self, store: Keeper) -> None:
         self.revivals = 0
         self.store = store
+        self.budget = Budget(Unlimited(), "box", self.now)
         self.tasks = Tasks()
 
     def now(self) -> float:

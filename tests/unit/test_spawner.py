@@ -229,8 +229,11 @@ class Jobs:
         self.asked.append(member)
         if member == "ResetFailedUnit":
             self.state = "inactive"
+        return ["/unit"]
+
+    async def property(self, name: str, path: str, interface: str, member: str, *, timeout: float) -> Any:
         tried = limit.now() if self.tried else 5
-        return [{"ActiveState": self.state, "ExecMainStartTimestampMonotonic": tried}.get(rest[-1], "/unit")]
+        return {"ActiveState": self.state, "ExecMainStartTimestampMonotonic": tried}[member]
 
 
 def units(jobs: Jobs) -> tuple[UnitSpawner, Callable[[], Any]]:

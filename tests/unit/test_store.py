@@ -23,7 +23,7 @@ from agentd.errors import AgentdError, StoreCorrupt, StoreFailed, StoreFull, Sto
 from agentd.log import HIDDEN, Redactor
 from agentd.store import batch, writer
 from agentd.store import store as face
-from agentd.store.records import Asked, Progress, Run
+from agentd.store.records import Asked, Begun, Progress, Run
 from support.stored import (
     NOW,
     Watched,
@@ -581,6 +581,49 @@ def test_what_is_put_while_somebody_reads_is_seen(path: str) -> None:
             assert store._views == []
 
     run(test())
+
+
+# What has begun
+
+
+def test_turns_that_have_begun_are_told_latest_first_and_no_others(path: str) -> None:
+    async def test() -> None:
+        async with opened(path) as store:
+            one, two = session(store, "one"), session(store, "two")
+            turn(store, one.key, progress=Progress.QUEUED)
+            for key, begun in ((one.key, 10.0), (two.key, 12.5), (one.key, 11.0), (two.key, 20.0)):
+                turn(store, key, begun=begun)
+            await synced(store)
+            found = [(each.session, each.at) for each in await store.begun(10.0, 20.0, 100)]
+            assert found == [(two.key, 12.5), (one.key, 11.0)]
+            assert [each.at for each in await store.begun(0.0, 100.0, 2)] == [20.0, 12.5]
+            store.forget(two.key)
+            await synced(store)
+            assert [each.at for each in await store.begun(0.0, 100.0, 100)] == [11.0, 10.0]
+
+    run(test())
+
+
+def test_a_turn_that_ends_or_is_interrupted_has_still_begun(path: str) -> None:
+    async def test() -> None:
+        async with opened(path) as store:
+            queued = turn(store, session(store).key, progress=Progress.QUEUED)
+            await synced(store)
+            running = msgspec.structs.replace(queued, progress=Progress.RUNNING, begun=7.0)
+            store.put_turn(running)
+        async with opened(path) as store:
+            assert store.unfinished == [running]
+            store.put_turn(msgspec.structs.replace(running, progress=Progress.INTERRUPTED))
+            await synced(store)
+            assert await store.begun(0.0, 10.0, 10) == [Begun(queued.session, 7.0)]
+
+    run(test())
+
+
+def test_what_has_begun_is_found_without_a_look_at_every_turn(path: str) -> None:
+    filled(path)
+    ((*_, plan),) = rows(path, "EXPLAIN QUERY PLAN " + writer.BEGUN.replace("?", "1"))
+    assert "USING COVERING INDEX turn_begun" in plan
 
 
 # What may be seen

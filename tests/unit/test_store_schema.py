@@ -63,6 +63,18 @@ def test_an_older_one_is_migrated_with_what_is_in_it(connection: sqlite3.Connect
     assert connection.execute("SELECT mood FROM session").fetchall() == []
 
 
+def test_turns_of_the_first_version_are_there_in_the_second(connection: sqlite3.Connection) -> None:
+    prepared(connection, MIGRATIONS[:1])
+    connection.execute(
+        "INSERT INTO turn VALUES (7, 1, 'c', 1000, x'31', 'ended', 5.0, x'', 6.0, 'x', x'7b')"
+    )
+    prepared(connection)
+    assert header(connection) == (APPLICATION, 2, 2)
+    assert connection.execute("SELECT number, at, answer, begun FROM turn").fetchall() == [
+        (7, 5.0, b"{", 0.0)
+    ]
+
+
 def test_an_empty_file_goes_through_all_migrations(connection: sqlite3.Connection) -> None:
     prepared(connection, NEWER)
     assert connection.execute("SELECT mood FROM session").fetchall() == []
@@ -81,7 +93,9 @@ def test_a_migration_that_fails_changes_nothing(connection: sqlite3.Connection) 
 def test_one_of_a_newer_agentd_is_refused_and_left_alone(connection: sqlite3.Connection) -> None:
     prepared(connection, NEWER)
     before = everything(connection)
-    with pytest.raises(StoreTooNew, match=r"^/path/db was written by a newer agentd: its version is 2"):
+    with pytest.raises(
+        StoreTooNew, match=rf"^/path/db was written by a newer agentd: its version is {VERSION + 1}"
+    ):
         prepared(connection)
     assert everything(connection) == before
 

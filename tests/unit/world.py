@@ -358,7 +358,10 @@ class FakeRuntime:
 
 
 class World(Changes):
-    """A hub with its agents and clients. `agents`: every process that was started, in order."""
+    """A hub with its agents and clients. `agents`: every process that was started, in order.
+
+    `reports`: of drains.
+    """
 
     def __init__(
         self,
@@ -403,8 +406,16 @@ class World(Changes):
             Redactor([]),
             Context(logging.getLogger("test"), {}),
         )
+        self.reports: list[link.Progress | link.Ended] = []
         self.hub = Hub(
-            place, configuration, str(folder), store or Nothing(), self.tasks, self.changed, clock=clock
+            place,
+            configuration,
+            str(folder),
+            store or Nothing(),
+            self.tasks,
+            self.changed,
+            self.reports.append,
+            clock=clock,
         )
 
     def check(self, take: Callable[[Message], None], message: Message) -> None:

@@ -62,7 +62,8 @@ class Peer:
         answer = self._waiting[number] = asyncio.get_running_loop().create_future()
         self._stream.send(envelope.request(number, method, params))
         try:
-            return await asyncio.wait_for(answer, deadline)
+            async with asyncio.timeout(deadline):  # wait_for loses a cancellation that meets the answer
+                return await answer
         finally:
             del self._waiting[number]
 

@@ -70,6 +70,23 @@ class Access:
         uids, gids = self._containers.get(container, (set(), set()))
         return peer.uid in self._uids | uids or bool(peer.groups & (self._gids | gids))
 
+    def may_any(self, peer: Peer) -> bool:
+        """Whether this peer may use some container, one that is not configured included."""
+        return any(self.may(peer, name) for name in ("", *self._containers))
+
+
+def unknown_names(configuration: Configuration) -> list[str]:
+    """A sentence for each account or group that is to be let in and does not exist."""
+    places = {"access": configuration.access} | {
+        f"containers.{name}": entry for name, entry in configuration.containers.items()
+    }
+    problems = []
+    for key, entry in places.items():
+        for what, look_up in (("users", _uids), ("groups", _gids)):
+            missing = [name for name in getattr(entry, what) if not look_up([name])]
+            problems += [f"{key}.{what}: there is no {name} on this host" for name in missing]
+    return problems
+
 
 def _uids(names: Iterable[str]) -> set[int]:
     """Accounts by name or number; one that does not exist lets nobody in."""

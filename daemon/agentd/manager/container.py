@@ -29,6 +29,8 @@ class WorkerEnd:
         self.link = wire
         self.pid = hello.pid
         self.code = hello.code
+        self.version = link.agreed(hello.version)
+        """Of the link, as both sides speak it."""
         self.snapshot = hello.snapshot
         self.dismissed = False
         """Whether it was asked to leave, or has said that it does."""
@@ -59,8 +61,10 @@ class Container:
         self.turn = asyncio.Lock()
         """Held by a start or a stop of its worker: one is over before the next begins."""
         self.drained = False
-        """Whether somebody wants it drained, worker or not."""
+        """Whether somebody wants all of it drained, worker or not."""
         self.failure: AgentdError | None = None
+        self.measured: link.Measured | None = None
+        """What the watcher has seen of its network last."""
         self.ready = asyncio.Event()
         """Set while a worker is there that takes connections."""
         self.unlinked = asyncio.Event()
@@ -94,6 +98,11 @@ class Container:
     @property
     def snapshot(self) -> link.Snapshot:
         return self.worker.snapshot if self.worker else link.Snapshot()
+
+    @property
+    def sessions_open(self) -> int:
+        """How many there are, also those that the worker could not tell of."""
+        return self.snapshot.sessions_open or len(self.snapshot.sessions)
 
     # What changes it
 

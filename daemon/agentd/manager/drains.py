@@ -5,6 +5,7 @@ import asyncio
 import logging
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -21,7 +22,7 @@ log = logging.getLogger(__name__)
 
 
 class PartRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """One container's share of a job; `pid` is the worker that was told, `result` "" before its end."""
+    """One worker's share of a job; `pid` is the worker that was told, `result` "" before its end."""
 
     remaining: int
     pid: int
@@ -30,24 +31,33 @@ class PartRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class JobRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """A job. Times are microseconds of Unix time; `ended_usec` is 0 while it runs."""
+    """A job. Times are microseconds of Unix time; `ended_usec` is 0 while it runs.
+
+    `timeout`: the seconds it was given, 0 where an older agentd has not written them down.
+    """
 
     id: int
     target: str
     state: str
     deadline_usec: int
     ended_usec: int = 0
+    timeout: float = 0.0
     parts: dict[str, PartRecord] = {}
 
 
 class Drains(msgspec.Struct, frozen=True, kw_only=True):
-    """All there is to remember. `orders`: by container, the job whose order its worker was given last."""
+    """All there is to remember. Containers, agents and sessions are written as targets.
+
+    `orders`: the job whose order the worker of each was given last. `unheard`: what serves again, though
+    there was no worker yet to hear it.
+    """
 
     version: int = VERSION
     next_job: int = 1
     all_drained: bool = False
     drained: list[str] = []
     orders: dict[str, int] = {}
+    unheard: list[str] = []
     jobs: list[JobRecord] = []
 
 
@@ -57,9 +67,12 @@ class Ledger:
     def __init__(self, path: str, tasks: Tasks) -> None:
         self._path = path
         self._tasks = tasks
-        self._last = Drains()
-        self._next: Drains | None = None
+        self._state: Callable[[], Drains] = Drains
+        self._puts = self._written = 0
+        """How often something was put, and how much of that is on disk, or could not be written."""
         self._writing: asyncio.Task[None] | None = None
+        self._round = asyncio.Event()
+        """Set when a write has ended; then there is another for the next one."""
         self._problem: StoreFailed | None = None
 
     def load(self) -> Drains:
@@ -85,33 +98,41 @@ class Ledger:
             extra={"event": Event.STORE_FAILED},
         )
         drains = Drains(all_drained=True)
-        self.put(drains)
+        self.put(lambda: drains)
         return drains
 
     # Writing
 
-    def put(self, drains: Drains) -> None:
-        """Have this written next, in place of what still waits to be."""
-        self._last = self._next = drains
+    def put(self, state: Callable[[], Drains]) -> None:
+        """Have this written next, as it is then: many changes at a time are one to the disk."""
+        self._state = state
+        self._puts += 1
         if self._writing is None:
             self._writing = self._tasks.start(self._write_all(), "ledger of drains")
 
     async def written(self) -> None:
-        """Return once all that was put is on disk. What failed before is tried again. Raises StoreFailed."""
+        """Return once what was put is on disk; what failed before is tried again. Raises StoreFailed."""
         if self._problem is not None:
-            self.put(self._last)
-        if self._writing is not None:
-            await asyncio.wait((self._writing,), timeout=WRITE_SEC)
-        if self._writing is not None:
-            raise StoreFailed(f"it is done, but {self._path} was not written within {WRITE_SEC:g} s")
+            self.put(self._state)
+        wanted = self._puts
+        try:
+            async with asyncio.timeout(WRITE_SEC):
+                while self._written < wanted:
+                    await self._round.wait()
+        except TimeoutError:
+            text = f"it is done, but {self._path} was not written within {WRITE_SEC:g} s"
+            raise StoreFailed(text) from None
         if self._problem is not None:
             raise self._problem
 
     async def _write_all(self) -> None:
         try:
-            while self._next is not None:
-                drains, self._next = self._next, None
-                self._problem = await self._write(msgspec.json.encode(drains))
+            while self._written < self._puts:
+                upto = self._puts
+                self._problem = await self._write(msgspec.json.encode(self._state()))
+                self._written = upto
+                self._round.set()
+                self._round = asyncio.Event()
         finally:
             self._writing = None
 

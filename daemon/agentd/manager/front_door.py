@@ -6,7 +6,8 @@ import itertools
 import logging
 import socket
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from typing import Any
 
 from agentd import link
 from agentd.acp import envelope
@@ -82,6 +83,31 @@ class FrontDoor:
             connection.setblocking(False)
             self._tasks.start(self._welcome(connection, container), "connection")
 
+    # Over D-Bus
+
+    async def open(self, peer: Peer, opening: Opening) -> socket.socket:
+        """A connection for somebody who has been let in already; what becomes of it is said on it.
+
+        Raises NoSuchContainer, AmbiguousContainer, Draining, TooManyConnections. The socket is the caller's.
+        """
+        container = await self._registry.find(opening.container, lambda _: True)
+        self._check_draining(container)
+        if self._pending[peer.uid] >= self._limits().pending_per_uid:
+            raise _too_many(self._limits())
+        ours, theirs = socket.socketpair()
+        ours.setblocking(False)
+        work = self._counted(
+            peer, ours, self._pass_on(ours, peer, opening._replace(container=container.name))
+        )
+        self._tasks.start(work, "connection over D-Bus")
+        return theirs
+
+    async def _pass_on(self, sock: socket.socket, peer: Peer, opening: Opening) -> None:
+        try:
+            await self._hand_over(sock, peer, opening, admitted=True)
+        except AgentdError as exc:
+            await refuse(sock, envelope.NULL, exc)
+
     # One connection
 
     async def _welcome(self, sock: socket.socket, container: str) -> None:
@@ -91,9 +117,13 @@ class FrontDoor:
         except OSError:
             sock.close()  # gone already
             return
+        await self._counted(peer, sock, self._serve(sock, peer, container))
+
+    async def _counted(self, peer: Peer, sock: socket.socket, work: Coroutine[Any, Any, None]) -> None:
+        """What an account has on the way to a worker is limited."""
         self._pending[peer.uid] += 1
         try:
-            await self._serve(sock, peer, container)
+            await work
         except OSError as exc:
             log.debug("a connection broke off: %s", exc)
             sock.close()
@@ -125,29 +155,35 @@ class FrontDoor:
     async def _first_line(self, sock: socket.socket, peer: Peer) -> tuple[bytes, bytes] | None:
         limits = self._limits()
         if self._pending[peer.uid] > limits.pending_per_uid:
-            most = limits.pending_per_uid
-            raise TooManyConnections(f"{most} connections of yours wait for a worker already")
+            raise _too_many(limits)
         return await first_line(sock, limit=limits.front_door_bytes, deadline=limits.front_door_sec)
 
-    async def _hand_over(self, sock: socket.socket, peer: Peer, opening: Opening) -> None:
-        container = await self._registry.find(opening.container, lambda name: self.access.may(peer, name))
+    async def _hand_over(
+        self, sock: socket.socket, peer: Peer, opening: Opening, *, admitted: bool = False
+    ) -> None:
+        """`admitted`: it was found out already that this peer may."""
+        may = (lambda _: True) if admitted else (lambda name: self.access.may(peer, name))
+        container = await self._registry.find(opening.container, may)
         find = self._registry.worker_of if opening.start else self._registry.worker_there
         for _ in range(WORKERS):
-            self._admit(peer, container)
+            self._check_access(peer, container, may)
+            self._check_draining(container)
             worker = await find(container)
             if await self._offer(worker, sock, peer, opening):
                 sock.close()
                 return
         raise WorkerFailed(f"the worker of {container.name} does not take connections; see: agentctl status")
 
-    def _admit(self, peer: Peer, container: Container) -> None:
-        if not self.access.may(peer, container.name):
+    def _check_access(self, peer: Peer, container: Container, may: Callable[[str], bool]) -> None:
+        if not may(container.name):
             about = self._registry.labels(container.name)
             about.warning("denied to uid %d", peer.uid, extra={"event": Event.ACCESS_DENIED})
             raise AccessDenied(
                 f"account {peer.uid} may not use {container.name}; see [access] in agentd.toml",
                 container=container.name,
             )
+
+    def _check_draining(self, container: Container) -> None:
         if self.draining or container.drained:
             raise Draining(f"{container.name} is being drained; try again later", container=container.name)
 
@@ -182,3 +218,7 @@ class FrontDoor:
         offer = self._offers.get(number)
         if offer is not None and not offer.done():
             offer.set_result(None)
+
+
+def _too_many(limits: Limits) -> TooManyConnections:
+    return TooManyConnections(f"{limits.pending_per_uid} connections of yours wait for a worker already")

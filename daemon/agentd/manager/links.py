@@ -7,6 +7,7 @@ import os
 import socket
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from msgspec import structs
 
@@ -21,8 +22,10 @@ from agentd.errors import (
 )
 from agentd.manager.access import Peer, peer_of
 from agentd.manager.container import Container, WorkerEnd
+from agentd.manager.freshness import Freshness
 from agentd.manager.front_door import FrontDoor
 from agentd.manager.jobs import Jobs
+from agentd.manager.orders import Orders
 from agentd.manager.registry import Registry
 from agentd.systemd.events import Event
 from agentd.tasks import Tasks
@@ -70,7 +73,13 @@ class Links:
         self._sock: socket.socket | None = None
         self._closing = False
         self._greetings: set[link.Link] = set()
+        self._informed: WeakKeyDictionary[link.Link, link.Settings] = WeakKeyDictionary()
+        """The configuration that each has been told of last."""
         self.watch = Watch()
+        self.on_watcher: list[Callable[[], None]] = []
+        """Called when the watcher has come, gone, or said something of an engine or a network."""
+        self.orders = Orders()
+        self.freshness = Freshness()
 
     # Listening
 
@@ -142,7 +151,7 @@ class Links:
     def welcome(self, wire: link.Link, hello: link.Hello) -> Callable[[link.AnyMessage | None], None]:
         """Take a peer in; returns what takes its messages, and None at its end."""
         wire.send(link.Welcome(version=link.agreed(hello.version)))
-        wire.send(self._settings(hello.container))
+        self._inform(wire, hello.container)
         if hello.code != __version__:
             log.info("process %d runs agentd %s, this is %s", hello.pid, hello.code, __version__)
         return self._watcher(wire, hello) if not hello.container else self._worker(wire, hello)
@@ -168,6 +177,9 @@ class Links:
                     container.told(message.snapshot)
                     self._jobs.worker_told(container)
                     self._registry.changed(container)
+                    self.freshness.heard(container.name)
+            case link.Answer():
+                self.orders.answered(worker, message)
             case link.Taken():
                 self._door.taken(message.connection)
             case link.Failed():
@@ -192,6 +204,7 @@ class Links:
         if before is not None:
             before.close()
         log.info("the watcher is here")
+        self._watcher_told()
         return lambda message: self._from_watcher(wire, message)
 
     def _from_watcher(self, wire: link.Link, message: link.AnyMessage | None) -> None:
@@ -201,16 +214,33 @@ class Links:
                 log.warning(
                     "the watcher has gone: going on with what is known", extra={"event": Event.WATCHER_LOST}
                 )
+                self._watcher_told()
             case link.Seen():
                 self._registry.seen(message.container)
             case link.Gone():
                 self._registry.gone(message.name, message.runtime)
             case link.Listed():
                 self._registry.complete.set()
+            case link.Measured():
+                self._measured(message)
             case link.Engine():
                 self.watch.engines[message.runtime] = message.problem
+                self._watcher_told()
             case _:
                 pass
+
+    def _measured(self, message: link.Measured) -> None:
+        if not message.container:
+            self.freshness.heard("")
+            self._watcher_told()
+            return
+        for container in self._registry:
+            if container.name == message.container:
+                container.measured = message
+
+    def _watcher_told(self) -> None:
+        for tell in self.on_watcher:
+            tell()
 
     def dismiss_watcher(self) -> None:
         """Have it leave; it may be the child of a manager before us."""
@@ -218,15 +248,19 @@ class Links:
             self.watch.link.send(link.Leave(timeout=0.0))
 
     def reload(self) -> None:
-        """Tell everyone that the configuration has changed."""
+        """The configuration has changed: tell those for whom it has."""
         if self.watch.link is not None:
-            self.watch.link.send(self._settings(""))
+            self._inform(self.watch.link, "")
         for container in self._registry:
             if container.worker is not None:
-                container.worker.link.send(self._settings(container.name))
+                self._inform(container.worker.link, container.name)
 
-    def _settings(self, container: str) -> link.Settings:
-        return settings(self._configuration(), container)
+    def _inform(self, wire: link.Link, container: str) -> None:
+        """Tell a worker, or for "" the watcher, what is in force, unless that is what it knows."""
+        known = settings(self._configuration(), container)
+        if self._informed.get(wire) != known:
+            self._informed[wire] = known
+            wire.send(known)
 
 
 def _check_version(hello: link.Hello) -> None:

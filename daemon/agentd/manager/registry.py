@@ -234,9 +234,16 @@ class Registry:
     def _start(self, container: Container) -> "asyncio.Task[None]":
         """One start at a time, shared by all who wait for it; a failed one is not remembered."""
         if container.start is None:
-            container.start = self._tasks.start(self._run_start(container), f"start of {container.name}")
+            start = self._tasks.start(self._run_start(container), f"start of {container.name}")
+            container.start = start
+            start.add_done_callback(lambda _: self._start_ended(container))
             self.changed(container)
         return container.start
+
+    def _start_ended(self, container: Container) -> None:
+        """Also one that was cancelled before it had begun."""
+        container.start = None
+        self._drop_if_unknown(container)
 
     async def _run_start(self, container: Container) -> None:
         before, container.failure = container.failure, None
@@ -251,9 +258,6 @@ class Registry:
             said = before if await self._spawner.gave_up(container.name) else None
             container.failure = container.failure or said or exc
             self.labels(container.name).warning("%s", container.failure.message)
-        finally:
-            container.start = None
-            self._drop_if_unknown(container)
 
     async def _last_words(self, container: Container) -> None:
         if container.failure is None and container.worker is not None:

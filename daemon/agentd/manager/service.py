@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator
 from agentd import errors
 from agentd.bus import Bus
 from agentd.config import Limits, load
-from agentd.errors import AgentdError, StoreFailed
+from agentd.errors import StoreFailed
 from agentd.lock import only_one
 from agentd.manager.bus.control import Control
 from agentd.manager.manager import Manager
@@ -131,10 +131,7 @@ class Service:
             self._stop.set()
 
     def _reload(self, manager: Manager) -> None:
-        try:
-            manager.reload()
-        except AgentdError:
-            pass  # logged where it was found; a signal has nobody to tell
+        self._tasks.start(manager.reload(), "reload")
 
     # The end
 

@@ -23,6 +23,9 @@ STOP_MARGIN_SEC = 15.0
 class Spawner(Protocol):
     """Whoever supervises the workers."""
 
+    limits: Limits
+    """Those in force."""
+
     def unit(self, name: str) -> str:
         """The systemd unit of a container's worker; "" where there is none."""
 
@@ -56,7 +59,7 @@ class UnitSpawner:
 
     def __init__(self, jobs: UnitJobs, limits: Limits) -> None:
         self._jobs = jobs
-        self._limits = limits
+        self.limits = limits
         self._given_up: dict[str, int] = {}
         """By name, when a start was asked for that the unit's limit has barred."""
         self._forgiven: set[str] = set()
@@ -70,20 +73,20 @@ class UnitSpawner:
             await limit.reset_failed(self._jobs.bus, self.unit(name))
         asked = limit.now()
         try:
-            await self._jobs.start(self.unit(name), timeout=self._limits.worker_start_sec)
+            await self._jobs.start(self.unit(name), timeout=self.limits.worker_start_sec)
         except WorkerFailed:
             self._given_up[name] = asked
             await self.gave_up(name)
             raise
         try:
-            await asyncio.wait_for(ready.wait(), self._limits.worker_start_sec)
+            await asyncio.wait_for(ready.wait(), self.limits.worker_start_sec)
         except TimeoutError:
             raise WorkerFailed(
                 f"{self.unit(name)} runs but does not report; see: systemctl status agentd"
             ) from None
 
     async def stop(self, name: str, ask: Callable[[], Awaitable[None]]) -> None:
-        await self._jobs.stop(self.unit(name), timeout=self._limits.drain_sec + STOP_MARGIN_SEC)
+        await self._jobs.stop(self.unit(name), timeout=self.limits.drain_sec + STOP_MARGIN_SEC)
 
     async def gave_up(self, name: str) -> bool:
         asked = self._given_up.get(name)
@@ -108,7 +111,7 @@ class ChildSpawner:
     def __init__(self, arguments: Sequence[str], limits: Limits) -> None:
         """`arguments`: those of our own command line that a child needs to find the same places."""
         self._arguments = arguments
-        self._limits = limits
+        self.limits = limits
         self._tasks = Tasks()
         self._workers: dict[str, Child] = {}
         self._dismissed: set[Child] = set()
@@ -147,7 +150,7 @@ class ChildSpawner:
         """None once the worker is ready, its exit status if it ends before; too slow a one is killed."""
         ended = asyncio.ensure_future(child.wait())
         up = asyncio.ensure_future(ready.wait())
-        limit = self._limits.worker_start_sec
+        limit = self.limits.worker_start_sec
         try:
             await asyncio.wait((ended, up), timeout=limit, return_when=asyncio.FIRST_COMPLETED)
             if not up.done() and not ended.done():
@@ -169,7 +172,7 @@ class ChildSpawner:
             self._dismissed.add(child)
         await ask()  # it may be the child of a manager before us
         if child:
-            await child.stop(term=1, kill=self._limits.agent_kill_sec)
+            await child.stop(term=1, kill=self.limits.agent_kill_sec)
 
     async def gave_up(self, name: str) -> bool:
         return name in self._failures and self._failures[name].too_many
@@ -186,7 +189,7 @@ class ChildSpawner:
 
     async def close(self) -> None:
         for child in list(self._workers.values()):
-            await child.stop(term=1, kill=self._limits.agent_kill_sec)
+            await child.stop(term=1, kill=self.limits.agent_kill_sec)
         watcher, self._watcher = self._watcher, None
         await self._tasks.close()
         if watcher is not None:

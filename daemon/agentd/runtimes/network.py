@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reaching a TCP port inside a container: a socket belongs to the network namespace it was made in.
+"""Networks of containers: a socket belongs to the network namespace it was made in.
 
 It is made by a thread of its own, which enters the namespace and then ends. pyroute2's create_socket is not
 used: it forks, and ends the copy by a SIGTERM that arrives at our own event loop's handler.
@@ -11,11 +11,16 @@ import socket
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from typing import Any, TypeVar
 
 from agentd.errors import AgentFailed, AgentTimeout, NotRunning
 from agentd.link import ContainerInfo
 
 LOOPBACK = "127.0.0.1"
+T = TypeVar("T")
+
+
+# Reaching a TCP port inside
 
 
 async def connect(container: ContainerInfo, port: int, *, deadline: float) -> socket.socket:
@@ -35,7 +40,8 @@ async def connect_inside(container: ContainerInfo, port: int, *, deadline: float
     if not container.pid:
         raise NotRunning(f"{container.name} does not run on this host, so nothing in it can be connected to")
     async with _explained(container, port, deadline):
-        return await _connected(await _in_own_thread(lambda: _socket_inside(container)), port)
+        made = await in_own_thread(lambda: _socket_inside(container), discard=socket.socket.close)
+        return await _connected(made, port)
 
 
 @asynccontextmanager
@@ -71,27 +77,9 @@ def _tcp_socket() -> socket.socket:
     return sock
 
 
-async def _in_own_thread(make: Callable[[], socket.socket]) -> socket.socket:
-    """What `make` makes in a thread that ends then. A socket nobody waits for any more is closed."""
-    executor = ThreadPoolExecutor(1, "network")
-    made = executor.submit(make)
-    executor.shutdown(wait=False)
-    try:
-        return await asyncio.shield(asyncio.wrap_future(made))
-    except asyncio.CancelledError:
-        made.add_done_callback(_discard)
-        raise
-
-
-def _discard(made: "Future[socket.socket]") -> None:
-    if made.exception() is None:
-        made.result().close()
-
-
 def _socket_inside(container: ContainerInfo) -> socket.socket:
-    """Leaves the thread in the container's network namespace: it must be good for nothing else."""
     try:
-        _enter(container.pid)
+        enter(container.pid)
         return _tcp_socket()
     except FileNotFoundError:
         raise NotRunning(f"{container.name} has ended") from None
@@ -101,7 +89,31 @@ def _socket_inside(container: ContainerInfo) -> socket.socket:
         raise AgentFailed("agents that listen on TCP take pyroute2: install python3-pyroute2") from None
 
 
-def _enter(pid: int) -> None:
+# Entering
+
+
+async def in_own_thread(work: Callable[[], T], *, discard: Callable[[T], Any] | None = None) -> T:
+    """What `work` returns, in a thread that ends then. `discard` gets what nobody waits for any more."""
+    executor = ThreadPoolExecutor(1, "network")
+    done = executor.submit(work)
+    executor.shutdown(wait=False)
+    try:
+        return await asyncio.shield(asyncio.wrap_future(done))
+    except asyncio.CancelledError:
+        done.add_done_callback(lambda done: _discard(done, discard))
+        raise
+
+
+def _discard(done: "Future[T]", discard: Callable[[T], Any] | None) -> None:
+    if done.exception() is None and discard is not None:
+        discard(done.result())
+
+
+def enter(pid: int) -> None:
+    """Leave this thread in the network namespace of a process: it must be good for nothing else.
+
+    Raises ImportError without pyroute2, PermissionError, and other OSErrors where there is no such process.
+    """
     import ctypes
 
     from pyroute2 import netns  # not before it is needed: it costs 100 ms and 13 MiB

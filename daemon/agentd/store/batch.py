@@ -72,7 +72,7 @@ SAVE = _upsert(
 PUT_FACTS = _upsert("facts", "session data", "")
 PUT_TURN = _upsert(
     "turn",
-    "number session client owner raw_id progress at said ended outcome answer",
+    "number session client owner raw_id progress at said ended outcome answer begun",
     "client progress outcome",
 )
 PUT_PERMISSION = _upsert("permission", "number session turn progress at frame outcome", "progress outcome")

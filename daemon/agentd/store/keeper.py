@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Protocol
 
 from agentd.errors import AgentdError
-from agentd.store.records import Permission, Record, Run, Turn
+from agentd.store.records import Begun, Permission, Record, Run, Turn
 
 Then = Callable[[AgentdError | None], None]
 """Told that everything so far is on disk, or why it is not."""
@@ -74,6 +74,9 @@ class Keeper(Protocol):
 
     async def turn_of(self, client: str, raw_id: bytes) -> Turn | None:
         """The turn for a prompt that came by this connection under this id."""
+
+    async def begun(self, since: float, until: float, most: int) -> list[Begun]:
+        """Turns that have begun between these times: the latest `most`, latest first. Raises StoreFailed."""
 
     async def prune(self, *, before: float, most_bytes: int, keep: Collection[int]) -> list[Record]:
         """Forget the longest unused sessions, except some, and return them."""
@@ -145,6 +148,9 @@ class Nothing:
 
     async def turn_of(self, client: str, raw_id: bytes) -> Turn | None:
         return None
+
+    async def begun(self, since: float, until: float, most: int) -> list[Begun]:
+        return []
 
     async def prune(self, *, before: float, most_bytes: int, keep: Collection[int]) -> list[Record]:
         return []

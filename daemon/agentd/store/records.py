@@ -41,7 +41,8 @@ class Turn(msgspec.Struct, frozen=True, kw_only=True):
     `session`: the session's key. `client`: the token of the connection it came by, and `raw_id` its id
     there, as canonical JSON. `said`: what others are shown of the prompt, b"" once it is in the transcript.
     `outcome`: the stop reason, or the error's reason, "" before the end; `answer`: the whole answer, without
-    a newline.
+    a newline. `at`: when the prompt came; `begun`: when it was its turn, 0 for one that waits, or has waited
+    in vain.
     """
 
     number: int
@@ -55,6 +56,14 @@ class Turn(msgspec.Struct, frozen=True, kw_only=True):
     ended: float = 0.0
     outcome: str = ""
     answer: bytes = b""
+    begun: float = 0.0
+
+
+class Begun(msgspec.Struct, frozen=True):
+    """When a turn has begun. `session`: the session's key."""
+
+    session: int
+    at: float
 
 
 class Asked(enum.StrEnum):

@@ -65,9 +65,14 @@ TO_1 = (
     "CREATE INDEX permission_pending ON permission (number) WHERE progress = 'pending'",
 )
 
+TO_2 = (
+    "ALTER TABLE turn ADD COLUMN begun REAL NOT NULL DEFAULT 0",
+    "CREATE INDEX turn_begun ON turn (begun, session) WHERE begun > 0",
+)
+
 Migrations = tuple[tuple[str, ...], ...]
 
-MIGRATIONS: Migrations = (TO_1,)
+MIGRATIONS: Migrations = (TO_1, TO_2)
 """What makes of each version the next one, beginning with version 0, the empty file."""
 
 VERSION = len(MIGRATIONS)

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, TypeVar, cast
 from agentd.errors import AgentdError, StoreFailed
 from agentd.store.batch import Batch, Contents, Redact
 from agentd.store.keeper import Then, synced
-from agentd.store.records import Permission, Record, Run, Turn
+from agentd.store.records import Begun, Permission, Record, Run, Turn
 from agentd.store.writer import Loaded, Reader, Thread, Writer
 
 log = logging.getLogger(__name__)
@@ -404,6 +404,10 @@ class Store:
             key=lambda turn: turn.number,
             default=None,
         )
+
+    async def begun(self, since: float, until: float, most: int) -> list[Begun]:
+        """Turns that have begun between these times, by what is on disk: the latest `most`, latest first."""
+        return await self._ask(self._reader.begun, since, until, most)
 
     def _is_of(self, row: Turn | Permission, key: int) -> bool:
         return row.session == key and key in self._kept

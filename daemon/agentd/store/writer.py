@@ -22,7 +22,7 @@ import msgspec
 from agentd.errors import StoreCorrupt, StoreFailed, StoreFull
 from agentd.store import schema
 from agentd.store.batch import Batch, Contents, decoded, encoded
-from agentd.store.records import Permission, Record, Run, Turn
+from agentd.store.records import Begun, Permission, Record, Run, Turn
 from agentd.store.schema import SEQ_BITS, place, seq_of
 
 BUSY_SEC = 1.0
@@ -335,6 +335,9 @@ PERMISSIONS = f"SELECT {_columns(Permission)} FROM permission "  # noqa: S608, n
 UNFINISHED = TURNS + "WHERE progress IN ('queued', 'running') ORDER BY number"
 TURNS_OF_SESSION = TURNS + "WHERE session = ? ORDER BY number"
 TURN_OF_CLIENT = TURNS + "WHERE client = CAST(? AS TEXT) AND raw_id = ? ORDER BY number DESC LIMIT 1"
+BEGUN = """
+    SELECT session, begun FROM turn WHERE begun > 0 AND begun > ? AND begun < ?
+    ORDER BY begun DESC LIMIT ?"""
 PENDING = PERMISSIONS + "WHERE progress = 'pending' ORDER BY number"
 PERMISSIONS_OF_SESSION = PERMISSIONS + "WHERE session = ? ORDER BY number"
 FACTS = "SELECT data FROM facts WHERE session = ?"
@@ -396,6 +399,9 @@ class Reader:
         rows = self._rows(TURN_OF_CLIENT, encoded(client), raw_id)
         return _turn(rows[0]) if rows else None
 
+    def begun(self, since: float, until: float, most: int) -> list[Begun]:
+        return [_begun(row) for row in self._rows(BEGUN, since, until, most)]
+
     def used_bytes(self) -> int:
         """What the database takes, pages that are free left out."""
         pages, free, size = (
@@ -430,6 +436,10 @@ def _record(row: Iterable[Any]) -> Record:
 
 def _turn(row: Iterable[Any]) -> Turn:
     return _converted(Turn, row)
+
+
+def _begun(row: Iterable[Any]) -> Begun:
+    return _converted(Begun, row)
 
 
 def _permission(row: Iterable[Any]) -> Permission:

@@ -2,7 +2,8 @@
 """Logging: to the journal with fields of ours where stderr is the journal, else as plain lines on stderr.
 
 A record may say what it is about: `extra={"container": …, "agent": …, "session": …, "client": …}`, and which
-`Event` it is. Whoever logs never waits: a thread of ours does, and drops what it cannot keep up with.
+`Event` it is; that of a scheduled prompt also says which it was and what came of it. Whoever logs never
+waits: a thread of ours does, and drops what it cannot keep up with.
 """
 
 import copy
@@ -16,7 +17,8 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, TextIO
 
-CONTEXT = ("container", "agent", "session", "client")
+RESULT = ("prompt", "stop_reason", "error", "duration_usec")
+CONTEXT = ("container", "agent", "session", "client", *RESULT)
 LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 LEVEL_VARIABLE = "AGENTD_LOG"
 QUEUE_MAX = 10_000

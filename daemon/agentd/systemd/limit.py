@@ -3,7 +3,6 @@
 
 import logging
 import time
-from typing import Any
 
 from agentd.bus import Bus
 from agentd.errors import AgentdError
@@ -26,18 +25,14 @@ async def is_barred(bus: Bus, unit: str, asked: int) -> bool:
     """
     try:
         [path] = await bus.call(SYSTEMD, PATH, MANAGER, "GetUnit", "s", unit, timeout=CALL_TIMEOUT)
-        state = await _get(bus, path, UNIT, "ActiveState")
-        tried = await _get(bus, path, SERVICE, "ExecMainStartTimestampMonotonic")
+        state = await bus.property(SYSTEMD, path, UNIT, "ActiveState", timeout=CALL_TIMEOUT)
+        tried = await bus.property(
+            SYSTEMD, path, SERVICE, "ExecMainStartTimestampMonotonic", timeout=CALL_TIMEOUT
+        )
     except AgentdError as exc:
         log.debug("%s: %s", unit, exc.message)  # such a unit is not loaded: nothing ever happened to it
         return False
     return bool(state == "failed" and tried < asked)
-
-
-async def _get(bus: Bus, path: str, interface: str, name: str) -> Any:
-    get = ("org.freedesktop.DBus.Properties", "Get", "ss", interface, name)
-    [value] = await bus.call(SYSTEMD, path, *get, timeout=CALL_TIMEOUT)
-    return value
 
 
 async def reset_failed(bus: Bus, unit: str) -> None:

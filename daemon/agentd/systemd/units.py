@@ -134,9 +134,7 @@ class UnitJobs:
 
     async def _unit_by_pid(self, pid: int) -> str:
         [path] = await self._call("GetUnitByPID", "u", pid)
-        get = ("org.freedesktop.DBus.Properties", "Get", "ss", UNIT, "Id")
-        [name] = await self.bus.call(SYSTEMD, path, *get, timeout=CALL_TIMEOUT)
-        return str(name)
+        return str(await self.bus.property(SYSTEMD, path, UNIT, "Id", timeout=CALL_TIMEOUT))
 
     async def _call(self, member: str, signature: str = "", *args: object) -> list[Any]:
         return await self.bus.call(SYSTEMD, PATH, MANAGER, member, signature, *args, timeout=CALL_TIMEOUT)

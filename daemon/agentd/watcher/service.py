@@ -14,6 +14,7 @@ from agentd.systemd.notify import Notifier
 from agentd.tasks import Tasks
 from agentd.uplink import ORPHANED_SEC, Uplink
 from agentd.watcher.follow import Follow
+from agentd.watcher.measure import Meter
 
 log = logging.getLogger("agentd.watch")
 
@@ -34,6 +35,7 @@ class Watcher:
         self._stop = asyncio.Event()
         patience = CHILD_PATIENCE_SEC if paths.mode is Mode.EMBEDDED else ORPHANED_SEC
         self._uplink = Uplink(paths.link, self._order, on_welcome=self._tell_all, patience=patience)
+        self._meter = Meter(self._tasks, self._uplink.send)
 
     async def run(self) -> int:
         loop = asyncio.get_running_loop()
@@ -83,8 +85,15 @@ class Watcher:
     def _order(self, message: link.AnyMessage, descriptor: int | None) -> None:
         if isinstance(message, link.Settings):
             self._tasks.start(self._configure(message), "configure")
+        elif isinstance(message, link.Measure):
+            self._meter.measure(self._known(message.containers))
         elif isinstance(message, link.Leave):
             self._stop.set()
+
+    def _known(self, names: list[str]) -> list[link.ContainerInfo]:
+        """The containers of these names, as far as they are followed."""
+        known = {name: each for follow in self._follows for name, each in follow.known.items()}
+        return [known[name] for name in names if name in known]
 
     async def _configure(self, settings: link.Settings) -> None:
         try:

@@ -39,6 +39,8 @@ NOT_EXECUTABLE, NOT_FOUND = 126, 127
 """How an engine's exec says that the program is not there; the shells' convention."""
 FLUSH = 1.0
 """Seconds that a dead agent's last output has to come through its pipe."""
+VERSION = 80
+"""Characters of a version in what the manager is told."""
 INLET = 1 << 20
 """Bytes unsent to an agent before its clients have to wait."""
 
@@ -89,6 +91,9 @@ class Audience(Protocol):
     def congested(self, full: bool) -> None:
         """The agent reads more slowly than it is written to, or no longer."""
 
+    def changed(self) -> None:
+        """The agent's state is another."""
+
     def exited(self, error: AgentdError) -> None:
         """The agent has ended and every call to it has been answered."""
 
@@ -127,6 +132,8 @@ class Agent:
         self.instance = secrets.token_hex(4)
         self.state = State.STARTING
         self.version = ""
+        self.frames = 0
+        """Messages that were written to it, and came from it."""
         self._recipe = recipe
         self._place = place
         self._audience = audience
@@ -150,7 +157,10 @@ class Agent:
 
     def info(self) -> AgentInfo:
         return AgentInfo(
-            name=self.name, state=self.state, pid=self._child.pid if self._child else 0, version=self.version
+            name=self.name,
+            state=self.state,
+            pid=self._child.pid if self._child else 0,
+            version=self.version[:VERSION],
         )
 
     @property
@@ -284,6 +294,7 @@ class Agent:
         if self.alive:
             self.state = State.STOPPING
             self._stop_asked.set()
+            self._audience.changed()
 
     # To the agent
 
@@ -369,6 +380,7 @@ class Agent:
     def _write(self, frame: bytes) -> None:
         self._trace("to", frame)
         self.active = asyncio.get_running_loop().time()
+        self.frames += 1
         self._stream.send(frame)
 
     def _let_go(self) -> None:
@@ -429,9 +441,12 @@ class Agent:
         self._heard = self.active = asyncio.get_running_loop().time()
         messages = envelope.decode_block(block) if envelope.is_utf8(block) else None
         if messages is None or self.log.isEnabledFor(logging.DEBUG):
+            self.frames += block.count(b"\n")
             for line in block.split(b"\n"):
                 self._line(line)
-        elif all(map(_just_passes, messages)):
+            return
+        self.frames += len(messages)
+        if all(map(_just_passes, messages)):
             self._audience.relay(block, messages)
         else:
             self._mixed(block, messages)
@@ -490,6 +505,7 @@ class Agent:
         call.asker.answer(call, envelope.with_id(line, call.raw_id))
         if call.method == methods.INITIALIZE:
             self.version = envelope.agent_version(line) or self.version
+            self._audience.changed()
             self._let_go()
 
     def oversized(self, message: Torn) -> None:

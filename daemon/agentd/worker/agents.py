@@ -2,6 +2,7 @@
 """The agents that run in a container: who shares which, how they start, and when they end."""
 
 import asyncio
+from collections import OrderedDict
 from typing import Protocol
 
 from agentd.config import Agent, Configuration, Limits
@@ -12,12 +13,18 @@ from agentd.tasks import Tasks
 from agentd.worker.agent import Place, Recipe
 from agentd.worker.catalog import Catalog
 from agentd.worker.client import Client
-from agentd.worker.hello import Hello
+from agentd.worker.drain import come_true
+from agentd.worker.hello import NOBODY, Hello
 from agentd.worker.idleness import idle
 from agentd.worker.router import Router
+from agentd.worker.sessions import Sessions
 
 START_PAUSES = (0.5, 1.0)
 """Seconds before an agent that ended before it said hello is started again."""
+CANCEL_SEC = 3.0
+"""What turns have to end themselves in before their agent is stopped."""
+REMEMBERED = 64
+"""Accounts of which it is known what their clients can do."""
 
 
 class House(Protocol):
@@ -27,6 +34,9 @@ class House(Protocol):
     configuration: Configuration
     catalog: Catalog
     tasks: Tasks
+    sessions: Sessions
+    turn_changed: asyncio.Event
+    """Set whenever a turn may have ended; whoever waits for that clears it."""
 
     @property
     def limits(self) -> Limits: ...
@@ -34,9 +44,6 @@ class House(Protocol):
     @property
     def closed(self) -> AgentdError | None:
         """Why nothing may begin any more."""
-
-    def is_taken(self, session_id: str) -> bool:
-        """Whether a session of that public id exists in the container."""
 
     def changed(self) -> None:
         """Something that Status shows is no longer as it was."""
@@ -49,12 +56,21 @@ class Agents:
         self._house = house
         self._routers: dict[Router, asyncio.Task[None]] = {}
         self._held = False
+        self._hellos: OrderedDict[int, Hello] = OrderedDict()
+        """What the client of each account has said that was here last."""
+        self._frames = 0
+        """Of those that have ended."""
 
     def __bool__(self) -> bool:
         return bool(self._routers)
 
     def info(self) -> list[AgentInfo]:
         return [router.agent.info() for router in self._routers]
+
+    @property
+    def frames(self) -> int:
+        """Messages that went to and came from all of them, ever."""
+        return self._frames + sum(router.agent.frames for router in self._routers)
 
     # Engaging
 
@@ -69,10 +85,23 @@ class Agents:
         alone = apart or agent.isolation == "session"
         key = self._key(name, uid, hello, agent)
         for router in () if apart else self._routers:
-            free = router.is_unused and by in router.bound if alone else True
+            free = not alone or (router.is_unused and (by in router.bound or router.is_spare))
             if router.key == key and router.alive and not router.retired and free:
                 return router
         return self._hire(name, object() if apart else key, hello, () if apart else START_PAUSES)
+
+    def remember(self, uid: int, hello: Hello) -> None:
+        """A client of this account has introduced itself."""
+        self._hellos[uid] = hello
+        self._hellos.move_to_end(uid)
+        if len(self._hellos) > REMEMBERED:
+            self._hellos.popitem(last=False)
+
+    async def launch(self, name: str, uid: int) -> None:
+        """Have an agent there for sessions of this account before the first one. Raises why it cannot be."""
+        router = self.engage(name, uid, self._hellos.get(uid, NOBODY))
+        router.ahead = True
+        await router.greeted()
 
     def acquainted(self, name: str, uid: int, hello: Hello) -> Router | None:
         """An agent that has greeted such a client, where each session has its own: no need for one more."""
@@ -99,7 +128,8 @@ class Agents:
         house = self._house
         if house.closed:
             raise house.closed
-        router = Router(key, name, self.recipe(name), house.place, taken=house.is_taken)
+        taken = house.sessions.is_taken
+        router = Router(key, name, self.recipe(name), house.place, taken=taken, on_change=house.changed)
         router.agent.hold("store", self._held)
         work = self._live(router, hello, pauses)
         self._routers[router] = house.tasks.start(work, f"agent {name}")
@@ -121,6 +151,7 @@ class Agents:
                 running = self._house.tasks.start(router.agent.run(), f"run of {router.agent.name}")
                 failure = await self._greet(router, hello, last=pause is None)
                 await running
+                self._frames, router.agent.frames = self._frames + router.agent.frames, 0
                 if failure is None or pause is None or not await self._anew(router, failure, pause):
                     return
         finally:
@@ -165,6 +196,24 @@ class Agents:
         """Wait for an agent that is about to end: it must not take leave of a session that has a new one."""
         if router is not None and not router.alive and router in self._routers:
             await asyncio.wait((self._routers[router],))
+
+    # Stopping
+
+    async def stop(self, name: str) -> None:
+        """Cancel an agent's turns and end all its processes. Its sessions stay; their prompts start it anew.
+
+        Raises NoSuchAgent where none runs and none could.
+        """
+        routers = [router for router in self._routers if router.agent.name == name]
+        if not routers:
+            self._agent(name)
+            return
+        busy = [room for router in routers for room in router.stop()]
+        await come_true(self._house.turn_changed, lambda: not any(room.busy for room in busy), CANCEL_SEC)
+        for router in routers:
+            router.agent.dismiss(AgentExited(f"{name} was stopped; the next prompt starts it again"))
+        if lives := [self._routers[router] for router in routers if router in self._routers]:
+            await asyncio.wait(lives)
 
     # All of them
 

@@ -38,6 +38,7 @@ from agentd.worker.calls import MOST, Call, Calls
 from agentd.worker.hello import NOBODY, Hello
 from agentd.worker.router import Router
 from agentd.worker.session import Session
+from agentd.worker.sessions import Sessions
 from agentd.worker.turns import Prompt
 
 SLOW_BYTES = 1 << 20
@@ -86,6 +87,7 @@ class House(Protocol):
     """What a client needs of the hub it lives in."""
 
     tasks: Tasks
+    sessions: Sessions
 
     @property
     def limits(self) -> Limits: ...
@@ -97,11 +99,11 @@ class House(Protocol):
     async def router_of(self, client: "Client", session: Session | None) -> Router:
         """The agent that serves a session, or else this client, started where there is none."""
 
-    def admit_work(self, method: str) -> None:
-        """Raises Draining or ShuttingDown where a request of this kind cannot be taken now."""
+    def admit_work(self, agent: str = "", session: str = "") -> None:
+        """Raises why no work may begin now, for this agent, in this session; "" for any.
 
-    def is_taken(self, session_id: str) -> bool:
-        """Whether a session of that id is alive here."""
+        Draining, ShuttingDown, or StoreFailed.
+        """
 
     def cut_off(self, client: "Client") -> None:
         """The client does not get to hear the rest."""
@@ -270,15 +272,20 @@ class Client:
         if self._owed > MOST:
             raise TooManyRequests(f"{MOST} requests are waiting for an answer already")
         if method in methods.STARTS_WORK:
-            self._house.admit_work(method)
+            self._house.admit_work()
         if method == methods.SESSION_PROMPT:
-            self._session(message.session).prompt(Prompt(self, message.raw_id, line))
-            self._house.changed()
+            self._prompt(line, message)
         elif handler := self._house.handlers.get(method):
             request = Request(self, message.raw_id, method, _params(line), line)
             self._begin(message.raw_id, self._handle(handler, request), method)
         else:
             self._forward(line, message)
+
+    def _prompt(self, line: bytes, message: Envelope) -> None:
+        session = self._session(message.session)
+        self._house.admit_work(session.facts.agent, session.id)
+        session.prompt(Prompt(self, message.raw_id, line))
+        self._house.changed()
 
     def _begin(self, raw_id: bytes, work: Coroutine[Any, Any, None], name: str) -> None:
         if len(self._at_work) >= MOST_REQUESTS or raw_id in self._at_work:
@@ -380,8 +387,9 @@ class Client:
         """
         if message.session is None or message.session in self.sessions:
             return self.sessions.get(message.session or "")
-        if self._house.is_taken(message.session) or (self.current and self.current.houses(message.session)):
-            self._session(message.session)
+        named = message.session
+        if self._house.sessions.is_taken(named) or (self.current and self.current.houses(named)):
+            self._session(named)
         return None
 
     def oversized(self, message: Torn) -> None:

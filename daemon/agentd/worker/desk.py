@@ -12,6 +12,7 @@ from agentd.errors import AgentdError, AgentRefused, InvalidArgs, NoSuchAgent, N
 from agentd.worker import aggregate
 from agentd.worker.catalog import Card, Found
 from agentd.worker.client import Client, Handler, Request
+from agentd.worker.drains import Drains
 from agentd.worker.hello import PROBE, Hello
 from agentd.worker.listing import Listing
 from agentd.worker.opening import AUTH_REQUIRED, Opening, code_of
@@ -23,6 +24,8 @@ from agentd.worker.sessions import unknown
 
 class House(OpeningHouse, Protocol):
     """What it takes to answer for all of a container's agents."""
+
+    drains: Drains
 
     @property
     def selects_models(self) -> bool:
@@ -59,6 +62,7 @@ class Desk:
     async def _initialize(self, request: Request) -> Any:
         client = request.client
         client.hello = Hello(request.params)
+        self._house.agents.remember(client.uid, client.hello)
         if client.agent_name:
             return await self._transparent(client)
         await self._house.catalog.look()
@@ -66,27 +70,38 @@ class Desk:
 
     async def _transparent(self, client: Client) -> dict[str, Any]:
         """The agent's own answer, with what the hub adds."""
-        known = self._house.agents.acquainted(client.agent_name, client.uid, client.hello)
-        greeting = dict(await (known or self._engaged(client, client.agent_name)).greeted())
+        greeting = dict(await self._greeting(client, client.agent_name))
         greeting["agentCapabilities"] = aggregate.with_hubs_own(greeting.get("agentCapabilities"))
         card = Card(client.agent_name, greeting=greeting)
         if aggregate.declared_methods(greeting):
             greeting["authMethods"] = aggregate.auth_methods(card, client.hello, prefix=False)
         return greeting
 
+    async def _greeting(self, client: Client, name: str) -> dict[str, Any]:
+        """What an agent answers; one that is drained is not started where its answer is known."""
+        router = self._house.agents.acquainted(name, client.uid, client.hello)
+        known = self._house.catalog.card(name).greeting
+        if router is None and known is not None and self._house.drains.refusal(name) is not None:
+            return known
+        return await (router or self._engaged(client, name)).greeted()
+
     async def _aggregated(self, client: Client) -> dict[str, Any]:
         catalog = self._house.catalog
-        names = [card.name for card in catalog.cards]
-        first = catalog.default() if names else ""
-        probes = catalog.probe(name for name in names if name != first)
+        first = catalog.default() if catalog.cards else ""
+        probes = catalog.probe(name for name in self._startable() if name != first)
         await asyncio.gather(probes, self._warm_up(client, first))
         return aggregate.greeting(catalog.cards, client.hello)
 
     async def _warm_up(self, client: Client, name: str) -> None:
         """Start the agent that the client will most likely want; if it fails, its card says why."""
-        if name:
+        if name and self._house.drains.refusal(name) is None:
             with contextlib.suppress(AgentdError):
                 await self._engaged(client, name).greeted()
+
+    def _startable(self) -> list[str]:
+        """The agents that are there and not drained."""
+        names = [card.name for card in self._house.catalog.cards]
+        return [name for name in names if self._house.drains.refusal(name) is None]
 
     def _engaged(self, client: Client, name: str) -> Router:
         router = self._house.agents.engage(name, client.uid, client.hello, by=client)
@@ -124,12 +139,7 @@ class Desk:
         router = session.router
         if router is not None and router.agent.alive and await router.can_session(name):
             result = await self._ask(request, session)
-        session.say(
-            {"sessionUpdate": "session_info_update", "_meta": {"agentd.session": {"state": "closed"}}}
-        )
-        session.close(NoSuchSession("the session was closed", sessionId=session.id))
-        session.save()
-        self._house.sessions.remove(session)
+        self._house.sessions.end(session)
         return result
 
     async def _pass_on(self, request: Request) -> Any:
@@ -221,7 +231,7 @@ class Desk:
     async def _agents(self, request: Request) -> Any:
         catalog = self._house.catalog
         await catalog.look(anew=True)
-        await catalog.probe([card.name for card in catalog.cards], anew=True)
+        await catalog.probe(self._startable(), anew=True)
         preferred = catalog.default() if catalog.cards else ""
         return Agents(agents=[_report(card, card.name == preferred) for card in catalog.everything])
 

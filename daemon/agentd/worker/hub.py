@@ -2,12 +2,13 @@
 """The hub: all that is going on in one container, and what may begin there."""
 
 import asyncio
-import enum
 import os
 import socket
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
+
+from msgspec import structs
 
 from agentd import link, runtimes
 from agentd.acp import envelope, methods
@@ -26,10 +27,14 @@ from agentd.tasks import Tasks
 from agentd.worker import aggregate
 from agentd.worker.agent import Place
 from agentd.worker.agents import Agents
+from agentd.worker.budget import Budget
 from agentd.worker.catalog import Catalog, Found
 from agentd.worker.client import Client, Handler, Request
 from agentd.worker.desk import Desk
+from agentd.worker.drain import Report
+from agentd.worker.drains import Drains, Phase
 from agentd.worker.facts import Picker
+from agentd.worker.fitting import AGENTS_BYTES, DRAINS_BYTES, TOLD_BYTES, encoded, fitting
 from agentd.worker.front_terminal import FrontTerminal
 from agentd.worker.history import History
 from agentd.worker.pathmap import PathMap
@@ -45,14 +50,11 @@ CLOSE_SEC = 5.0
 """For an agent to forget a session that nobody wants any more."""
 
 
-class Phase(enum.StrEnum):
-    SERVING = "serving"
-    DRAINING = "draining"
-    DRAINED = "drained"
-
-
 class Hub:
-    """Clients, sessions and agents of one container. `on_change` is called when `snapshot` has changed."""
+    """Clients, sessions and agents of one container.
+
+    `on_change` is called when `snapshot` has changed, `on_drain` with what is to be reported of drains.
+    """
 
     def __init__(
         self,
@@ -62,18 +64,22 @@ class Hub:
         store: Keeper,
         tasks: Tasks,
         on_change: Callable[[], None],
+        on_drain: Report,
         *,
         clock: Callable[[], float] = time.time,
     ) -> None:
         """`state_dir`: where the worker may keep what it knows of this container. `clock`: Unix time."""
         self.place = place
         self.configuration = configuration
-        self.phase = Phase.SERVING
+        self.drains = Drains(self, on_drain)
         self.turn_changed = asyncio.Event()
-        """Set whenever a turn may have ended; a drain clears it."""
+        """Set whenever a turn may have ended; whoever waits for that clears it."""
         self.store = store
         self.tasks = tasks
         self.now = clock
+        name = place.container.name
+        self.budget = Budget(configuration.budget_of(name), name, clock)
+        self._started = clock()
         self.sessions = Sessions(self, place.container.name, place.log)
         self.paths = _shared_paths(place, configuration)
         cache = os.path.join(state_dir, "agents.json")
@@ -119,22 +125,40 @@ class Hub:
         return not (self.is_needed or self.agents)
 
     def snapshot(self) -> link.Snapshot:
+        """All of it, but only as many sessions, those used last, as surely fit into a message."""
+        known = self._without_sessions()
+        newest = sorted(self.sessions.alive.values(), key=lambda session: session.last_used, reverse=True)
+        infos = (session.info() for session in newest)
+        return structs.replace(known, sessions=fitting(infos, TOLD_BYTES - len(encoded(known))))
+
+    def _without_sessions(self) -> link.Snapshot:
         sessions = self.sessions.alive.values()
         return link.Snapshot(
-            state=self.phase,
+            state=self.drains.phase,
             runtime=self.place.runtime.name,
             engine_id=self.place.container.id,
             clients=len(self._clients),
             turns=sum(session.busy for session in sessions),
-            sessions=[session.info() for session in sessions],
-            agents=self.agents.info(),
+            sessions_open=len(sessions),
+            agents=fitting(self.agents.info(), AGENTS_BYTES),
+            drain=self.drains.whole(),
+            drains=fitting(self.drains.parts(), DRAINS_BYTES),
             problem=self.store.trouble.message if self.store.trouble else "",
+            budget=self.budget.info(),
+            frames=self.agents.frames,
+            started_usec=int(self._started * 1e6),
         )
 
     def changed(self) -> None:
         self.turn_changed.set()
         if self._pending is None:
             self._pending = asyncio.get_running_loop().call_later(SETTLE_SEC, self._report)
+
+    def tell_now(self) -> None:
+        """What has changed, if anything, is told before whatever is said next."""
+        if self._pending is not None:
+            self._pending.cancel()
+            self._report()
 
     def _report(self) -> None:
         self._pending = None
@@ -172,7 +196,7 @@ class Hub:
     def _admit_client(self, uid: int) -> None:
         if self.closed:
             raise self.closed
-        if self.phase is not Phase.SERVING:
+        if self.drains.phase is not Phase.SERVING:
             raise Draining(
                 f"{self.place.container.name} is being drained; try again later, or on another container"
             )
@@ -248,9 +272,6 @@ class Hub:
     def keeping(self) -> Store:
         return self.configuration.store
 
-    def is_taken(self, session_id: str) -> bool:
-        return self.sessions.is_taken(session_id)
-
     async def kept(self) -> None:
         """Returns when all that was said so far is on disk. Raises StoreFailed."""
         await synced(self.store)
@@ -264,15 +285,13 @@ class Hub:
         except (TimeoutError, AgentdError) as exc:
             self.place.log.info("%s did not close a session: %s", router.agent.name, exc)
 
-    def admit_work(self, method: str) -> None:
+    def admit_work(self, agent: str = "", session: str = "") -> None:
         if self.closed:
             raise self.closed
         if self.store.trouble is not None:
             raise self.store.trouble
-        if self.phase is not Phase.SERVING:
-            raise Draining(
-                f"{self.place.container.name} is being drained: running turns may end, none may begin"
-            )
+        if refusal := self.drains.refusal(agent, session):
+            raise refusal
 
     def policy(self, kind: str) -> Decision:
         return self.configuration.permission(self.place.container.name, kind)
@@ -322,16 +341,12 @@ class Hub:
         terminal = FrontTerminal(request, self.place, self.catalog, self.agents.recipe)
         return await terminal.run()
 
-    # Orders
-
-    def resume(self) -> None:
-        """Work may begin again."""
-        self.phase = Phase.SERVING
-        self.changed()
+    # Settings
 
     def reconfigure(self, configuration: Configuration) -> None:
         """What begins from now on goes by this; what runs is left alone."""
         self.configuration = self.catalog.configuration = configuration
+        self.budget.reconfigure(configuration.budget_of(self.place.container.name))
         self.place.redact.add(secrets(configuration))
         self.place = self.place._replace(
             runtime=runtimes.runtime(self.place.runtime.name, configuration), limits=configuration.limits

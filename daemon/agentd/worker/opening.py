@@ -33,6 +33,9 @@ class House(Protocol):
     async def kept(self) -> None:
         """Returns when all that was said so far is on disk. Raises StoreFailed."""
 
+    def admit_work(self, agent: str = "", session: str = "") -> None:
+        """Raises why no work may begin now, for this agent, in this session; "" for any."""
+
     @property
     def paths(self) -> PathMap: ...
 
@@ -62,6 +65,7 @@ class Opening:
         if wanted := client.take_wanted():
             return await self._give(request, wanted)
         name = client.agent_name or self._house.catalog.default()
+        self._house.admit_work(name)
         facts = self._facts(request, name)
         router = self._engage(facts, client.uid, by=client)
         client.bind(router)
@@ -73,6 +77,7 @@ class Opening:
         parent = await self._find(request)
         if parent is None:
             raise unknown(request.session_id)
+        self._house.admit_work(parent.facts.agent)
         router, was = await self._house.alive(parent), parent.facts
         facts = Facts(was.agent, was.hello, _origin(request), was.picker, now=self._house.now())
         inside = self._inside(request.method, request.frame, facts, session_id=parent.native)
@@ -197,9 +202,10 @@ class Opening:
     # Another agent
 
     async def move(self, session: Session, name: str) -> None:
-        """Have another agent serve a session in which nothing was said. Raises AgentFixed."""
+        """Have another agent serve a session in which nothing was said. Raises AgentFixed, or Draining."""
         if name == session.facts.agent:
             return
+        self._house.admit_work(name)
         if session.prompted or not session.is_idle:
             raise AgentFixed(
                 f"this session has begun with {session.facts.agent} and stays with it: "

@@ -8,7 +8,8 @@ from typing import Any, Literal, NamedTuple, Protocol
 import msgspec
 
 from agentd.acp import envelope, methods
-from agentd.errors import AgentdError, ClientGone
+from agentd.errors import AgentdError, ClientGone, InvalidArgs
+from agentd.link import PermissionInfo, PermissionOption
 from agentd.log import Context
 from agentd.systemd.events import Event
 from agentd.worker.calls import Asker, Call
@@ -16,6 +17,9 @@ from agentd.worker.calls import Asker, Call
 Decision = Literal["ask", "allow", "reject"]
 CHOICES = {"allow": ("allow_once",), "reject": ("reject_once", "reject_always")}
 """The kinds of option a policy may choose: it never allows more than this once."""
+
+TEXT = 256
+"""Characters of a title, or a name, in what is told of a question. Agents make them as long as they like."""
 
 NOTICE = envelope.notification(methods.CANCEL_REQUEST, {"requestId": None})
 
@@ -49,6 +53,8 @@ class Question:
         """The id of the option that was chosen, or "cancelled"; "" where nobody has decided."""
         self.number = 0
         """What the store calls it."""
+        self.at = 0.0
+        """When it was put to people, in Unix time; 0 where the configuration has decided it."""
         self._agent = agent
         self._call = call
         self.frame = frame
@@ -107,15 +113,32 @@ class Question:
 
     def decide(self, policy: Callable[[str], Decision]) -> bool:
         """Answer by the configuration, where it has an answer. Returns whether it had."""
-        params = msgspec.json.decode(envelope.members(self.frame)["params"])
+        params = self._params()
         kind = _kind(params)
         decision = policy(kind)
         option = _option(params, CHOICES.get(decision, ()))
         if option is None:
             return False
         self._log.info("%s: %s, as configured", kind, decision, extra={"event": Event.PERMISSION_DECIDED})
-        self._settle(envelope.result(self.raw_id, {"outcome": {"outcome": "selected", "optionId": option}}))
+        self._select(option)
         return True
+
+    def resolve(self, option: str, uid: int) -> None:
+        """Somebody decides who was not asked, "" to cancel. Raises InvalidArgs for what is not offered."""
+        params = self._params()
+        offered = [each.id for each in _offered(params)]
+        if option and option not in offered:
+            text = f"there is no option {option}; this permission offers {', '.join(offered) or 'none'}"
+            raise InvalidArgs(text, options=offered)
+        told, kind = {"event": Event.PERMISSION_DECIDED, "client": f"uid {uid}"}, _kind(params)
+        self._log.info("%s: %s, by uid %d", kind, option[:TEXT] or "cancelled", uid, extra=told)
+        if option:
+            self._select(option)
+        else:
+            self.cancel()
+
+    def _select(self, option: str) -> None:
+        self._settle(envelope.result(self.raw_id, {"outcome": {"outcome": "selected", "optionId": option}}))
 
     def cancel(self, notice: bytes = b"") -> None:
         """Nobody is to decide this any more, as `notice` says; the agent does not get it."""
@@ -135,6 +158,21 @@ class Question:
         for client in self._asked:
             client.retract(self, self.raw_id, notice or NOTICE)
         self._on_settled(self)
+
+    # What it is about
+
+    def info(self) -> PermissionInfo:
+        params = self._params()
+        return PermissionInfo(
+            id=str(self.number),
+            title=_title(params),
+            kind=_kind(params),
+            asked_usec=int(self.at * 1e6),
+            options=_offered(params),
+        )
+
+    def _params(self) -> Any:
+        return msgspec.json.decode(envelope.members(self.frame)["params"])
 
     def _disarm(self) -> None:
         if self._patience is not None:
@@ -165,16 +203,34 @@ def _outcome(answer: bytes) -> str:
 def _kind(params: Any) -> str:
     match params:
         case {"toolCall": {"kind": str(kind)}}:
-            return kind
+            return kind[:TEXT]
     return "other"
+
+
+def _title(params: Any) -> str:
+    match params:
+        case {"toolCall": {"title": str(title)}}:
+            return title[:TEXT]
+    return ""
+
+
+def _offered(params: Any) -> list[PermissionOption]:
+    """The options that can be chosen; names and kinds are cut, ids never."""
+    offered = params.get("options") if isinstance(params, dict) else None
+    found = []
+    for option in offered if isinstance(offered, list) else ():
+        match option:
+            case {"optionId": str(option_id)}:
+                name, kind = (_text(option.get(key)) for key in ("name", "kind"))
+                found.append(PermissionOption(id=option_id, name=name, kind=kind))
+    return found
+
+
+def _text(value: Any) -> str:
+    return value[:TEXT] if isinstance(value, str) else ""
 
 
 def _option(params: Any, kinds: tuple[str, ...]) -> str | None:
     """The id of the first option offered that is of the first kind that is offered."""
-    offered = params.get("options") if isinstance(params, dict) else None
-    for kind in kinds:
-        for option in offered if isinstance(offered, list) else ():
-            match option:
-                case {"kind": str(its), "optionId": str(option_id)} if its == kind:
-                    return option_id
-    return None
+    offered = _offered(params)
+    return next((each.id for kind in kinds for each in offered if each.kind == kind), None)

@@ -70,6 +70,8 @@ class Room(Protocol):
 
     def leave_agent(self) -> None: ...
 
+    def cancel_turn(self) -> None: ...
+
 
 class Router:
     """One agent process with the sessions it serves and the clients that are bound to it.
@@ -85,8 +87,12 @@ class Router:
         place: Place,
         *,
         taken: Callable[[str], bool],
+        on_change: Callable[[], None],
     ) -> None:
-        """`taken`: whether a session of that public id exists in the container."""
+        """`taken`: whether a session of that public id exists in the container.
+
+        `on_change`: called when the agent's state has become another.
+        """
         self.key = key
         self.agent = Agent(name, recipe, place, self)
         self._recipe, self._place = recipe, place
@@ -105,7 +111,10 @@ class Router:
         """Whether any of its sessions has, or had, another name outside."""
         self._held: set[int] = set()
         self._taken = taken
+        self._on_change = on_change
         self._joined = 0.0
+        self.ahead = False
+        """Whether it was started before its first session, and waits for that: as long as any may idle."""
 
     # Who is here
 
@@ -122,12 +131,18 @@ class Router:
     def is_unused(self) -> bool:
         return not (self._rooms or self._openings)
 
+    @property
+    def is_spare(self) -> bool:
+        """Whether it waits for its first session, and nobody has a claim to it."""
+        return self.ahead and not self.bound
+
     def houses(self, native: str) -> bool:
         return native in self._rooms
 
     def house(self, native: str, room: Room) -> None:
         """A session of that name is served by this agent from now on."""
         self._rooms[native] = room
+        self.ahead = False
         self._gone.pop(native, None)
         self.renames |= native != room.id
 
@@ -152,7 +167,7 @@ class Router:
         """Somebody has left: end an agent that nobody needs."""
         if not self.agent.alive or self._openings or any(room.busy for room in self.rooms):
             return
-        if self.retired or (self.is_unused and not self.bound):
+        if not self.is_wanted:
             self.agent.dismiss(AgentExited("nobody needs it any more"))
 
     # Idleness (Idler)
@@ -194,7 +209,7 @@ class Router:
 
     @property
     def is_wanted(self) -> bool:
-        return bool(self._openings or self.bound or self._rooms) and not self.retired
+        return bool(self._openings or self.bound or self._rooms or self.ahead) and not self.retired
 
     def begin_anew(self) -> None:
         """Its process has ended before it was of any use; the next one is another."""
@@ -357,6 +372,14 @@ class Router:
         else:
             self.agent.give_up(error)
 
+    def stop(self) -> list[Room]:
+        """Take no new sessions, and cancel the turns: returns those they run in. Ends when they have."""
+        self.retired = True
+        busy = [room for room in self.rooms if room.busy]
+        for room in busy:
+            room.cancel_turn()
+        return busy
+
     def retire(self) -> None:
         self.retired = True
         self.settle()
@@ -364,6 +387,9 @@ class Router:
     def congested(self, full: bool) -> None:
         for client in self.audience:
             client.hold(f"agent {self.agent.instance}", full)
+
+    def changed(self) -> None:
+        self._on_change()
 
     def exited(self, error: AgentdError) -> None:
         self.congested(False)

@@ -22,9 +22,10 @@ from agentd.systemd.notify import Notifier
 from agentd.tasks import Tasks
 from agentd.uplink import Uplink
 from agentd.worker.agent import Place
-from agentd.worker.drain import Drain
+from agentd.worker.drain import WHOLE, Scope
 from agentd.worker.hub import Hub
 from agentd.worker.keeping import FILE, open_keeper
+from agentd.worker.orders import Order, Orders, refused
 
 EXTENSION_SEC = 10.0
 """How much longer systemd is asked to wait at a time, while a drain at its stop goes on."""
@@ -43,10 +44,9 @@ class Worker:
         self._tasks = Tasks()
         self._hub: Hub | None = None
         self._store: Keeper = Nothing()
-        self._drain: asyncio.Task[None] | None = None
-        self._ordered: Drain | None = None
-        """The drain that the manager has ordered and not undone."""
-        self._early_drain: link.Drain | None = None
+        self._orders: Orders | None = None
+        self._early: dict[Scope, link.Drain] = {}
+        """Drains that were ordered before the hub was there."""
         self._leave = asyncio.Event()
         self._hurry = asyncio.Event()
         self._patience: float | None = None
@@ -85,8 +85,9 @@ class Worker:
     async def _serve(self, linked: "asyncio.Task[None]") -> None:
         await self._uplink.first(self._configured)
         self._hub, ended = await self._open()
-        if self._early_drain is not None:
-            self._start_drain(self._hub, self._early_drain.job, self._early_drain.timeout)
+        self._orders = Orders(self._hub, self._uplink.send)
+        for scope, early in self._early.items():
+            self._hub.drains.order(scope, early.job, early.timeout)
         self._report()
         self._log.info("serving %s", self._name, extra={"event": Event.WORKER_STARTED})
         self._notifier.ready()
@@ -117,7 +118,10 @@ class Worker:
             on_full=self._store_full,
             on_trouble=self._store_trouble,
         )
-        hub = Hub(place, self._configuration, state, self._store, self._tasks, self._report)
+        hub = Hub(
+            place, self._configuration, state, self._store, self._tasks, self._report, self._uplink.send
+        )
+        await hub.budget.restore(self._store, self._log)
         self._tasks.start(hub.sessions.prune(), "retention")
         return hub, self._tasks.start(runtime.wait(container), f"watch over {self._name}")
 
@@ -155,14 +159,11 @@ class Worker:
     async def _drain_before_end(self, hub: Hub) -> None:
         self._notifier.status("draining")
         patience = self._configuration.limits.drain_sec if self._patience is None else self._patience
-        self._start_drain(hub, self._ordered.job if self._ordered else 0, patience)
-        assert self._drain is not None
+        hub.drains.leave(patience)
         hurry = self._tasks.start(self._hurry.wait(), "wait for a second signal")
-        while not self._drain.done() and not hurry.done():
+        while (drain := hub.drains.running) is not None and not hurry.done():
             self._notifier.extend_timeout(int(2 * EXTENSION_SEC * 1e6))
-            await asyncio.wait(
-                (self._drain, hurry), timeout=EXTENSION_SEC, return_when=asyncio.FIRST_COMPLETED
-            )
+            await asyncio.wait((drain, hurry), timeout=EXTENSION_SEC, return_when=asyncio.FIRST_COMPLETED)
 
     # What the manager wants
 
@@ -170,14 +171,14 @@ class Worker:
         match message:
             case link.Connect() if descriptor is not None:
                 self._connect(message, descriptor)
-            case link.Drain() if self._hub is None:
-                self._early_drain = message
-            case link.Undrain() if self._hub is None:
-                self._early_drain = None
-            case link.Drain() if self._hub:
-                self._start_drain(self._hub, message.job, message.timeout)
-            case link.CancelDrain() | link.Undrain() if self._hub:
-                self._stop_drain(self._hub)
+            case link.Drain():
+                self._drain(message)
+            case link.Undrain():
+                self._undrain(Scope(message.agent, message.session))
+            case _ if isinstance(message, Order):
+                self._obey(message)
+            case link.Refresh():
+                self._uplink.send(link.State(snapshot=self._snapshot()))
             case link.Settings():
                 self._configure(message)
             case link.Leave():
@@ -198,28 +199,27 @@ class Worker:
         self._uplink.send(link.Taken(connection=connect.connection))
         self._tasks.start(self._hub.accept(connect, sock), f"client {connect.connection}")
 
-    def _start_drain(self, hub: Hub, job: int, timeout: float) -> None:
-        """For a job, or before the end; an ordered drain that has begun is gone on with."""
-        if self._drain is not None:
-            self._drain.cancel()
-        before = self._ordered.drained if self._ordered and self._ordered.job == job else ()
-        drain = Drain(hub, job, timeout, self._uplink.send, drained=before)
-        if self._ordered is not None or not self._leave.is_set():
-            self._ordered = drain
-        self._drain = self._tasks.start(self._run_drain(drain), f"drain {job}")
+    def _drain(self, order: link.Drain) -> None:
+        scope = Scope(order.agent, order.session)
+        if self._hub is None:
+            self._early[scope] = order
+        else:
+            self._hub.drains.order(scope, order.job, order.timeout)
 
-    async def _run_drain(self, drain: Drain) -> None:
-        self._log.info("draining", extra={"event": Event.DRAIN_STARTED})
-        result = await drain.run()
-        self._log.info("drained: %s", result, extra={"event": Event.DRAIN_ENDED})
+    def _undrain(self, scope: Scope) -> None:
+        if self._hub is not None:
+            self._hub.drains.undo(scope)
+        elif scope == WHOLE:
+            self._early.clear()
+        else:
+            self._early.pop(scope, None)
 
-    def _stop_drain(self, hub: Hub) -> None:
-        self._ordered = None
-        if self._leave.is_set():
-            return  # it drains for itself now
-        if self._drain is not None:
-            self._drain.cancel()
-        hub.resume()
+    def _obey(self, order: Order) -> None:
+        if self._orders is not None:
+            self._orders.take(order)
+        else:
+            error = errors.NotRunning(f"the worker of {self._name} is still starting; try again")
+            self._uplink.send(refused(order.number, error))
 
     def _configure(self, settings: link.Settings) -> None:
         try:
@@ -238,8 +238,7 @@ class Worker:
 
     def _snapshot(self) -> link.Snapshot:
         known = self._hub.snapshot() if self._hub else link.Snapshot()
-        drain = self._ordered.info if self._ordered else None
-        return structs.replace(known, drain=drain, leaving=self._leave.is_set())
+        return structs.replace(known, leaving=self._leave.is_set())
 
     def _report(self) -> None:
         self._uplink.send(link.State(snapshot=self._snapshot()))

@@ -8,8 +8,8 @@ from typing import Any, Protocol
 from msgspec import Raw
 
 from agentd.acp import envelope, methods
-from agentd.errors import AgentdError, ClientGone
-from agentd.link import SessionInfo
+from agentd.errors import AgentdError, ClientGone, NoSuchPermission
+from agentd.link import PermissionInfo, SessionInfo
 from agentd.log import Context
 from agentd.store.records import Asked, Permission, Record
 from agentd.tasks import Tasks
@@ -25,6 +25,8 @@ from agentd.worker.transcript import Transcript
 from agentd.worker.turns import House as TurnsHouse
 from agentd.worker.turns import Prompt, Prompter, State, Turns
 
+TITLE = 80
+"""Characters of a title in what the manager is told."""
 HELD_BYTES = 1 << 20
 """What an agent may say while an answer is on its way to the disk, before it has to wait."""
 
@@ -123,7 +125,19 @@ class Session:
         return self.router.agent if self.router is not None and self.router.agent.alive else None
 
     def info(self) -> SessionInfo:
-        return SessionInfo(id=self.id, agent=self.facts.agent, state=self.state, queued=self.turns.waiting)
+        return SessionInfo(
+            id=self.id,
+            agent=self.facts.agent,
+            state=self.state,
+            queued=self.turns.waiting,
+            key=self.key,
+            title=(self.facts.title or "")[:TITLE],
+            owner=self.owner,
+            clients=len(self._attachments),
+            permissions=len(self._questions),
+            created_usec=int(self.created * 1e6),
+            updated_usec=int(self.last_used * 1e6),
+        )
 
     def save(self, *, facts: bool = False, state: State | None = None) -> None:
         """Have it kept as it is now, or about to be; `facts`: more of it than its record has changed."""
@@ -157,6 +171,7 @@ class Session:
         if self.router is not None:
             self.router.joined()
         attachment.pump()
+        self._house.changed()
 
     def pump(self, client: Participant) -> None:
         """The client has read what it was sent: on with what it has missed, if anything."""
@@ -247,6 +262,10 @@ class Session:
         for question in list(self._questions):
             question.cancel()
         self.turns.cancel(client, lambda: self._pass_on_cancel(frame))
+
+    def cancel_turn(self) -> None:
+        """The turn that runs and the prompts that wait, whoever has sent them."""
+        self.cancel(None, cancel_notification(self.id))
 
     def _pass_on_cancel(self, frame: bytes) -> None:
         if self.router is not None:
@@ -401,16 +420,18 @@ class Session:
         )
         self._questions.append(question)
         if not question.decide(self._house.policy):
-            question.number = self._house.store.new_number()
+            question.number, question.at = self._house.store.new_number(), self._house.now()
             self._put_permission(question, Asked.PENDING)
             for client, attachment in self._attachments.items():
                 if attachment.live:
                     question.put_to(client)
+            self._house.changed()
 
     def _settled(self, question: Question) -> None:
         self._questions.remove(question)
         if question.number:
             self._put_permission(question, Asked.ANSWERED if question.outcome else Asked.EXPIRED)
+            self._house.changed()
 
     def _put_permission(self, question: Question, progress: Asked) -> None:
         permission = Permission(
@@ -439,6 +460,18 @@ class Session:
         if method == methods.TERMINAL_CREATE:
             self._terminal_host = chosen
         return chosen
+
+    def permissions(self) -> list[PermissionInfo]:
+        """Those that nobody has decided."""
+        return [question.info() for question in self._questions]
+
+    def resolve(self, permission: str, option: str, uid: int) -> None:
+        """Decide a permission in place of whoever was asked. Raises NoSuchPermission, InvalidArgs."""
+        for question in self._questions:
+            if str(question.number) == permission:
+                question.resolve(option, uid)
+                return
+        raise NoSuchPermission(f"permission {permission} is not open in session {self.id}: it was decided")
 
     # Rewriting
 
@@ -480,6 +513,7 @@ class Session:
         line = rewritten(line, look)
         if self.facts.fresh:
             self.save(facts=True)
+            self._house.changed()
         return line
 
     def tell_choices(self) -> None:

@@ -203,6 +203,15 @@ class Sessions:
             self._in_use.discard(session.key)
         self._house.changed()
 
+    def end(self, session: Session) -> None:
+        """Close a session for everybody in it, and tell them; it stays kept, and can be loaded again."""
+        session.say(
+            {"sessionUpdate": "session_info_update", "_meta": {"agentd.session": {"state": "closed"}}}
+        )
+        session.close(NoSuchSession("the session was closed", sessionId=session.id))
+        session.save()
+        self.remove(session)
+
     def put_away(self, session: Session) -> None:
         """Close a session that nobody uses now; it can be loaded again where it is kept."""
         self.remove(session)

@@ -16,6 +16,7 @@ from agentd.store.keeper import Keeper
 from agentd.store.records import Progress
 from agentd.systemd.events import Event
 from agentd.worker.agent import Agent
+from agentd.worker.budget import Budget
 from agentd.worker.calls import Asker, Call
 from agentd.worker.facts import Facts
 
@@ -53,6 +54,7 @@ class Turn:
         self.prompt = prompt
         self.number = number
         self.at = at
+        self.begun = 0.0
         self.recorded = False
         self.sent = False
         self.ending = False
@@ -104,6 +106,7 @@ class House(Protocol):
     """What turns need of the hub."""
 
     store: Keeper
+    budget: Budget
 
     @property
     def limits(self) -> Limits: ...
@@ -150,7 +153,10 @@ class Turns:
     # Beginning
 
     def prompt(self, prompt: Prompt) -> None:
-        """Run the prompt now, or after those before it. Raises QueueFull, NoSuchSession for a closed one."""
+        """Run the prompt now, or after those before it.
+
+        Raises QueueFull, BudgetExhausted, NoSuchSession for a closed one.
+        """
         if self.state is State.CLOSED:
             raise NoSuchSession(f"session {self._owner.id} has ended", sessionId=self._owner.id)
         most = self._house.limits.prompt_queue
@@ -162,6 +168,7 @@ class Turns:
             self._begin(self._new(prompt))
 
     def _new(self, prompt: Prompt) -> Turn:
+        self._house.budget.admit(self._owner.key)
         return Turn(prompt, self._store.new_number(), self._house.now())
 
     def _wait(self, turn: Turn) -> None:
@@ -170,6 +177,8 @@ class Turns:
 
     def _begin(self, turn: Turn) -> None:
         self._turn = turn
+        turn.begun = self._house.now()
+        self._house.budget.begun(self._owner.key)
         if self._owner.agent is None:
             self._owner.resume()
         else:
@@ -220,7 +229,7 @@ class Turns:
 
     def revived(self) -> None:
         """An agent is there again."""
-        self.state = State.IDLE
+        self._come_to_rest()
         if self._turn is None:
             self._next()
         elif not self._turn.ending:  # or the next one begins when this one is over
@@ -230,11 +239,15 @@ class Turns:
         """No agent could be had: the prompt that wanted it fails, and the next one tries again."""
         if self.state is State.CLOSED:
             return
-        self.state = State.IDLE
+        self._come_to_rest()
         if self._turn is not None:
             self._fail(self._turn, error)
         else:
             self._next()
+
+    def _come_to_rest(self) -> None:
+        self.state = State.IDLE
+        self._house.changed()
 
     # Ending
 
@@ -297,6 +310,7 @@ class Turns:
         tell()
         if self.state is State.PROMPTING and turn is not None and not turn.ending:
             self.state = State.CANCELLING
+            self._house.changed()
             loop = asyncio.get_running_loop()
             self._backstop = loop.call_later(self._house.limits.cancel_sec, self._cancel_ignored)
 
@@ -343,8 +357,10 @@ class Turns:
             self._answer_queued(turn, cancelled_turn(turn.prompt.raw_id), "cancelled")
 
     def _answer_queued(self, turn: Turn, answer: bytes, outcome: str) -> None:
+        self._house.budget.dropped(self._owner.key)
         self._put(turn, Progress.ENDED, outcome=outcome, answer=answer)
         turn.prompt.client.reply(answer)
+        self._house.changed()
 
     def _cancel_ignored(self) -> None:
         waited, name = f"{self._house.limits.cancel_sec:g} s", self._owner.facts.agent
@@ -377,6 +393,7 @@ class Turns:
                 raw_id=envelope.canonical(turn.prompt.raw_id),
                 progress=progress,
                 at=turn.at,
+                begun=turn.begun,
                 said=said,
                 outcome=outcome,
                 answer=answer,

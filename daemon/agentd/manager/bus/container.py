@@ -3,25 +3,18 @@
 
 from typing import Any
 
-from agentd.interface import Interface, method, prop
-from agentd.manager.bus import paths
+from agentd import link
+from agentd.errors import Draining
+from agentd.interface import Interface, caller, method, prop
+from agentd.manager.bus import drains
 from agentd.manager.bus.authority import Action, Authority
-from agentd.manager.bus.manager import drain_timeout
 from agentd.manager.container import Container
 from agentd.manager.manager import Manager
 
 CHANGING = (
-    "Runtime",
-    "Id",
-    "State",
-    "LastError",
-    "WorkerPID",
-    "WorkerVersion",
-    "Agents",
-    "NClients",
-    "NSessions",
-    "NTurns",
-)
+    "Runtime", "Id", "Leader", "State", "LastError", "WorkerPID", "WorkerVersion", "ActiveSince", "Agents",
+    "NClients", "NSessions", "NTurns", "Drained",
+)  # fmt: skip
 
 
 class ContainerFace(Interface, name="org.agentd1.Container"):
@@ -35,31 +28,40 @@ class ContainerFace(Interface, name="org.agentd1.Container"):
 
     @method("a{sv}", "o", names=("job",))
     async def drain(self, options: dict[str, Any]) -> str:
-        await self._require(Action.DRAIN, "drain")
-        timeout = drain_timeout(options, self._manager.configuration.limits.drain_sec)
-        job = self._manager.jobs.drain(self._container.name, timeout)
-        await self._manager.jobs.kept()
-        return paths.of_job(job.id)
+        return await drains.drain(self._manager, self._authority, self._container.name, options)
 
     @method()
     async def undrain(self) -> None:
-        await self._require(Action.DRAIN, "undrain")
-        self._manager.jobs.undrain(self._container.name)
-        await self._manager.jobs.kept()
+        await drains.undrain(self._manager, self._authority, self._container.name)
 
     @method()
     async def start(self) -> None:
-        await self._require(Action.MANAGE_CONTAINERS, "start")
-        await self._manager.registry.start_worker(self._container)
+        await self._require("start")
+        await self._manager.start(self._container)
 
     @method()
     async def stop(self) -> None:
-        await self._require(Action.MANAGE_CONTAINERS, "stop")
-        patience = self._manager.configuration.limits.drain_sec
-        await self._manager.registry.stop_worker(self._container, patience)
+        await self._require("stop")
+        await self._manager.stop(self._container)
 
-    async def _require(self, action: Action, verb: str) -> None:
-        await self._authority.require(action, container=self._container.name, verb=verb)
+    @method("s")
+    async def stop_agent(self, agent: str) -> None:
+        await self._require("stop-agent")
+        await self._order(lambda number: link.StopAgent(number=number, agent=agent))
+
+    @method("s")
+    async def launch_agent(self, agent: str) -> None:
+        await self._require("launch-agent")
+        if self._manager.jobs.is_drained(self._container.name, agent, ""):
+            raise Draining(f"{agent} of {self._container.name} is being drained: no work may begin there")
+        uid = caller().uid
+        await self._order(lambda number: link.LaunchAgent(number=number, agent=agent, uid=uid))
+
+    async def _require(self, verb: str) -> None:
+        await self._authority.require(Action.MANAGE_CONTAINERS, container=self._container.name, verb=verb)
+
+    async def _order(self, order: link.MakeOrder) -> None:
+        await self._manager.links.orders.give(self._container, order)
 
     # Properties
 
@@ -74,6 +76,10 @@ class ContainerFace(Interface, name="org.agentd1.Container"):
     @prop("s")
     def id(self) -> str:
         return self._container.info.id if self._container.info else self._container.snapshot.engine_id
+
+    @prop("u")
+    def leader(self) -> int:
+        return self._container.info.pid if self._container.info else 0
 
     @prop("s")
     def state(self) -> str:
@@ -99,6 +105,10 @@ class ContainerFace(Interface, name="org.agentd1.Container"):
     def worker_version(self) -> str:
         return self._container.worker.code if self._container.worker else ""
 
+    @prop("t")
+    def active_since(self) -> int:
+        return self._container.snapshot.started_usec
+
     @prop("a(ssus)")
     def agents(self) -> list[tuple[str, str, int, str]]:
         return [(each.name, each.state, each.pid, each.version) for each in self._container.snapshot.agents]
@@ -109,8 +119,25 @@ class ContainerFace(Interface, name="org.agentd1.Container"):
 
     @prop("u", name="NSessions")
     def sessions(self) -> int:
-        return len(self._container.snapshot.sessions)
+        return self._container.sessions_open
 
     @prop("u", name="NTurns")
     def turns(self) -> int:
         return self._container.snapshot.turns
+
+    @prop("as")
+    def drained(self) -> list[str]:
+        return self._manager.jobs.drained_of(self._container.name)
+
+    @prop("as", emits="false")
+    def addresses(self) -> list[str]:
+        return self._container.measured.addresses if self._container.measured else []
+
+    @prop("(tt)", emits="false")
+    def network_bytes(self) -> tuple[int, int]:
+        measured = self._container.measured
+        return (measured.received, measured.sent) if measured else (0, 0)
+
+    @prop("t", emits="false")
+    def frames(self) -> int:
+        return self._container.snapshot.frames

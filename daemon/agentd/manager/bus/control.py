@@ -10,15 +10,16 @@ from agentd.errors import AgentdError
 from agentd.interface import Interface, ObjectManager
 from agentd.manager.bus import container as container_face
 from agentd.manager.bus import job as job_face
-from agentd.manager.bus import manager as manager_face
 from agentd.manager.bus import paths
 from agentd.manager.bus.authority import Authority
 from agentd.manager.bus.container import ContainerFace
 from agentd.manager.bus.job import JobFace
 from agentd.manager.bus.manager import ManagerFace
+from agentd.manager.bus.session import SessionFace
 from agentd.manager.container import Container
-from agentd.manager.jobs import Job
+from agentd.manager.job import Job
 from agentd.manager.manager import Manager
+from agentd.manager.sessions import Session
 from agentd.paths import Mode
 from agentd.systemd.events import Event
 
@@ -41,14 +42,19 @@ class Control:
         self._closing = False
         self._face: ManagerFace | None = None
         self._containers: dict[str, ContainerFace] = {}
+        self._sessions: dict[Session, SessionFace] = {}
         self._jobs: dict[int, JobFace] = {}
         self._listen()
 
     def _listen(self) -> None:
-        registry, jobs = self._manager.registry, self._manager.jobs
+        registry, sessions, jobs = self._manager.registry, self._manager.sessions, self._manager.jobs
         registry.on_new.append(self._add_container)
         registry.on_removed.append(self._remove_container)
         registry.on_change.append(self._container_changed)
+        sessions.on_new.append(self._add_session)
+        sessions.on_removed.append(self._remove_session)
+        sessions.on_change.append(self._session_changed)
+        jobs.on_drained.append(self._drained)
         jobs.on_new.append(self._add_job)
         jobs.on_progress.append(self._job_changed)
         jobs.on_ended.append(self._job_ended)
@@ -96,18 +102,23 @@ class Control:
             await self._bus.close()
 
     def _export(self, bus: Bus) -> None:
-        self._authority = Authority(bus, polkit=self._manager.paths.mode is Mode.SYSTEM)
+        self._authority = Authority(
+            bus, lambda: self._manager.door.access, polkit=self._manager.paths.mode is Mode.SYSTEM
+        )
         self._face = ManagerFace(self._manager, self._authority)
         bus.export(paths.ROOT, ObjectManager())
         bus.export(paths.ROOT, self._face)
         for container in self._manager.registry:
             self._add_container(container)
+        for session in self._manager.sessions:
+            self._add_session(session)
         for job in self._manager.jobs:
             self._add_job(job)
 
     def _forget(self) -> None:
         self._face = None
         self._containers.clear()
+        self._sessions.clear()
         self._jobs.clear()
 
     def _show(self, path: str, face: Interface) -> None:
@@ -122,7 +133,7 @@ class Control:
 
     def _changed(self) -> None:
         if self._face is not None:
-            self._face.changed(*manager_face.COUNTS)
+            self._face.refreshed()
 
     # Containers
 
@@ -145,12 +156,40 @@ class Control:
         if face := self._containers.get(container.name):
             face.changed(*container_face.CHANGING)
 
+    # Sessions
+
+    def _add_session(self, session: Session) -> None:
+        if self._face is None:
+            return
+        face = self._sessions[session] = SessionFace(session, self._manager, self._authority)
+        path = paths.of_session(session)
+        self._show(path, face)
+        self._face.session_new(session.container.name, session.id, path)
+
+    def _remove_session(self, session: Session) -> None:
+        if self._face is not None and session in self._sessions:
+            del self._sessions[session]
+            path = paths.of_session(session)
+            self._hide(path)
+            self._face.session_removed(session.container.name, session.id, path)
+
+    def _session_changed(self, session: Session) -> None:
+        if face := self._sessions.get(session):
+            face.refreshed()
+
+    def _drained(self) -> None:
+        """Something was ordered to drain, or no longer is."""
+        for container in self._containers.values():
+            container.changed("Drained")
+        for session in self._sessions.values():
+            session.changed("Drained")
+
     # Jobs
 
     def _add_job(self, job: Job) -> None:
         if self._face is None:
             return
-        face = self._jobs[job.id] = JobFace(job, self._manager.jobs, self._authority)
+        face = self._jobs[job.id] = JobFace(job, self._manager, self._authority)
         self._show(paths.of_job(job.id), face)
         self._face.job_new(job.id, paths.of_job(job.id))
 

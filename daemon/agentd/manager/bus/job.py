@@ -2,24 +2,26 @@
 """org.agentd1.Job."""
 
 from agentd.interface import Interface, method, prop, signal
-from agentd.manager.bus.authority import Action, Authority
-from agentd.manager.jobs import Job, Jobs
+from agentd.manager.bus import drains
+from agentd.manager.bus.authority import Authority
+from agentd.manager.job import Job
+from agentd.manager.manager import Manager
 
 CHANGING = ("State", "Remaining", "Drained")
 
 
 class JobFace(Interface, name="org.agentd1.Job"):
-    def __init__(self, job: Job, jobs: Jobs, authority: Authority) -> None:
+    def __init__(self, job: Job, manager: Manager, authority: Authority) -> None:
         super().__init__()
         self._job = job
-        self._jobs = jobs
+        self._manager = manager
         self._authority = authority
 
     @method()
     async def cancel(self) -> None:
-        await self._authority.require(Action.DRAIN, container=self._job.target, verb="cancel")
-        self._jobs.cancel(self._job)
-        await self._jobs.kept()
+        await drains.require(self._manager, self._authority, self._job.aim, "cancel")
+        self._manager.jobs.cancel(self._job)
+        await self._manager.jobs.kept()
 
     @signal("uas")
     def progress(self, remaining: int, drained: list[str]) -> None: ...
