@@ -22,8 +22,8 @@ soak: $(VENV)/test
 	@$(BIN)/python tests/soak.py $(ARGS)
 
 lint: $(VENV)/test
-	$(BIN)/ruff format --check daemon tests
-	$(BIN)/ruff check daemon tests
+	$(BIN)/ruff format --check daemon tests packaging
+	$(BIN)/ruff check daemon tests packaging
 	$(BIN)/mypy
 
 bench: $(VENV)/test
@@ -47,6 +47,14 @@ install:
 	install -D -m 644 dbus/org.agentd1.service $(SHARE)/dbus-1/system-services/org.agentd1.service
 	install -D -m 644 dbus/org.agentd1.policy $(SHARE)/polkit-1/actions/org.agentd1.policy
 	install -D -m 644 dbus/agentd.rules $(SHARE)/polkit-1/rules.d/agentd.rules
+	install -D -m 644 packaging/man/agentctl.1 $(SHARE)/man/man1/agentctl.1
+	install -D -m 644 packaging/man/agentd.8 $(SHARE)/man/man8/agentd.8
+	install -D -m 644 packaging/man/agentd.toml.5 $(SHARE)/man/man5/agentd.toml.5
+	$(PYTHON) packaging/man/interface.py dbus/org.agentd1.xml >$(SHARE)/man/man5/org.agentd1.5
+	install -D -m 644 packaging/agentd.catalog $(DESTDIR)$(PREFIX)/lib/systemd/catalog/agentd.catalog
+	install -D -m 644 packaging/completions/agentctl.bash $(SHARE)/bash-completion/completions/agentctl
+	install -D -m 644 packaging/completions/agentctl.zsh $(SHARE)/zsh/vendor-completions/_agentctl
+	install -D -m 644 packaging/completions/agentctl.fish $(SHARE)/fish/vendor_completions.d/agentctl.fish
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache

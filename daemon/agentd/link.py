@@ -381,7 +381,8 @@ class Engine(Message, frozen=True, kw_only=True):
 AnyMessage = (
     Hello | Welcome | Refused | Connect | Drain | Undrain | Settings | Leave | Refresh
     | CancelTurn | CloseSession | ListPermissions | ResolvePermission | StopAgent | LaunchAgent | Answer
-    | Taken | State | Failed | Leaving | Progress | Ended | Measure | Measured | Seen | Gone | Listed | Engine
+    | Taken | State | Failed | Leaving | Progress | Ended
+    | Measure | Measured | Seen | Gone | Listed | Engine
 )  # fmt: skip
 
 MakeOrder = Callable[[int], AnyMessage]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every error that the contract names can be met, under its name on the bus, with a sentence for a person."""
+"""Every error that the contract names can be met, under its name, with a sentence for a person."""
 
 import asyncio
 import os

@@ -13,9 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from support.acp_client import texts
+from support.acp_client import reason, texts
 from support.editor import Editor
 from support.embedded import Embedded, Start, eventually
+from support.screen import Screen
 
 ODD_NAMES = ["../here", "a b", 'a"b', "a\nb", "é", "\x1b[31m", "--", "x;y", "%s", "{}"]
 
@@ -235,7 +236,7 @@ def test_status_shows_what_goes_on(agentd: Embedded) -> None:
     with agentd.client() as client:
         client.open().prompt("say one", "hold")
         client.until_text("one")
-        row = "here +host +serving +1 +1 +1 +[0-9]+ +scripted \\(ready\\)"
+        row = "here +host +serving +1 +1 +1 +scripted\n"
         eventually(lambda: matches(row, agentd.agentctl("status").stdout), row)
         client.notify("_release")
 
@@ -277,6 +278,69 @@ def host_listed(agentd: Embedded) -> str:
     """What `list` prints, once the watcher has said what runs."""
     text = agentd.agentctl("list").stdout
     return text if " host " in text else ""
+
+
+def test_list_has_a_legend_on_a_terminal_only(agentd: Embedded) -> None:
+    assert "listed" not in agentd.agentctl("list").stdout
+    with Screen(agentd.agentctl_command("list"), agentd.environment) as screen:
+        screen.until(b"\r\n1 container listed.\r\n")
+
+
+def test_status_of_containers_ends_as_systemctl_does(agentd: Embedded) -> None:
+    assert agentd.agentctl("status", "here").returncode == 3
+    assert agentd.agentctl("status", "here", "nowhere").returncode == 4
+    with agentd.client() as client:
+        client.open()
+        done = agentd.agentctl("status", "here")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("\N{BLACK CIRCLE} here - host container\n")
+    assert f"\n   Main PID: {agentd.workers()[0]} (agentd " in done.stdout and client.session in done.stdout
+
+
+# show
+
+
+def properties(agentd: Embedded, *arguments: str) -> dict[str, str]:
+    done = agentd.agentctl("show", *arguments)
+    assert (done.returncode, done.stderr) == (0, "")
+    return dict(line.split("=", 1) for line in done.stdout.splitlines())
+
+
+def test_show_has_the_properties_of_all_three(agentd: Embedded) -> None:
+    with agentd.client() as client:
+        client.open()
+        eventually(lambda: agentd.container()["sessions"], "the manager has been told")
+        manager, here = properties(agentd), properties(agentd, "here")
+        session = properties(agentd, f"here#{client.session}")
+    assert (manager["Mode"], manager["Draining"], manager["NSessions"]) == ("embedded", "no", "1")
+    assert (here["Name"], here["State"], here["WorkerPID"]) == ("here", "serving", str(agentd.workers()[0]))
+    assert here["Agents"].startswith("{ scripted ; ready ; ") and " 20" in here["ActiveSince"]
+    assert (session["Id"], session["Container"], session["Drained"]) == (client.session, "here", "no")
+
+
+def test_show_of_some_properties(agentd: Embedded) -> None:
+    assert agentd.agentctl("show", "-p", "Mode,Draining", "--value").stdout == "embedded\nno\n"
+    done = agentd.agentctl("show", "here", "-p", "NClients", "-p", "Drained", "--json")
+    assert json.loads(done.stdout) == {"NClients": 0, "Drained": []}
+    assert agentd.agentctl("show", "nowhere").returncode == 66
+    assert agentd.agentctl("show", "here#nothing").returncode == 66
+
+
+# check
+
+
+def test_check_tells_what_a_manager_has_read_and_what_is_wrong_with_it(agentd: Embedded) -> None:
+    file = str(agentd.config)
+    good = {"valid": True, "files": [file], "problems": []}
+    assert json.loads(agentd.agentctl("check", "--json").stdout) == good
+    assert agentd.agentctl("check").stdout.startswith(f"# read: {file}\n")
+    agentd.config.write_text("runtimes = []\nagnets = 3\n")
+    done = agentd.agentctl("check", "--json")
+    assert done.returncode == 78
+    [problem] = json.loads(done.stdout)["problems"]
+    assert file in problem and "agnets" in problem
+    done = agentd.agentctl("check")
+    assert (done.returncode, done.stdout) == (78, "") and problem in done.stderr
 
 
 # drain and undrain
@@ -364,6 +428,56 @@ def test_drain_of_all_refuses_every_new_connection_until_undrained(agentd: Embed
         assert client.open().turn("say fine")[1] == ["fine"]
 
 
+def test_drain_of_one_session_leaves_the_others_alone(agentd: Embedded) -> None:
+    with agentd.client() as client:
+        client.open().turn("say one")
+        drained, other = client.session, client.new_session()
+        eventually(lambda: len(agentd.container()["sessions"]) == 2, "the manager has been told")
+        done = agentd.agentctl("drain", f"here#{drained}", "--wait", "--json")
+        job = json.loads(done.stdout)
+        assert done.returncode == 0 and job.pop("deadline_usec") > time.time() * 1e6
+        assert job == {
+            "job": 1, "target": f"here#{drained}", "state": "done", "remaining": 0, "drained": [],
+        }  # fmt: skip
+        assert reason(client.answer_to(client.prompt("say two"))[0]) == "draining"
+        client.session = other
+        assert client.turn("say three")[1] == ["three"]
+        done = agentd.agentctl("undrain", f"here#{drained}", "--json")
+        assert json.loads(done.stdout) == {"target": f"here#{drained}", "undrained": True}
+
+
+def test_drain_of_an_agent_is_not_one_of_the_container(agentd: Embedded) -> None:
+    with agentd.client() as client:
+        client.open().turn("say one")
+        assert agentd.agentctl("drain", "here/scripted", "--wait").returncode == 0
+        assert reason(client.answer_to(client.prompt("say two"))[0]) == "draining"
+        here = agentd.container()
+        assert (here["state"], here["drained"]) == ("serving", ["here/scripted"])
+
+
+def test_interrupt_ends_the_waiting_and_not_the_drain(agentd: Embedded) -> None:
+    with agentd.client() as client:
+        turn = client.open().prompt("say one", "hold")
+        client.until_text("one")
+        command = started(agentd, "drain", "here", "--timeout", "60", "--wait")
+        assert command.stderr and command.stderr.readline() == "1 turn left\n"
+        command.send_signal(signal.SIGINT)
+        status, _, said = ended(command)
+        assert (status, said) == (
+            130,
+            "agentctl: the drain goes on, as job 1; to give it up: agentctl undrain here\n",
+        )
+        assert agentd.container()["state"] == "draining"
+        client.notify("_release")
+        client.answer_to(turn)
+
+
+def test_drain_that_nobody_waits_for_as_json(agentd: Embedded) -> None:
+    job = json.loads(agentd.agentctl("drain", "--json").stdout)
+    assert job.keys() == {"job", "target", "state", "remaining", "drained", "deadline_usec"}
+    assert (job["job"], job["target"]) == (1, "")
+
+
 def test_wrong_orders_are_refused_with_their_reason(agentd: Embedded) -> None:
     wrong = {("drain", "there"): 66, ("undrain", "there"): 66, ("undrain", "here"): 64, ("undrain",): 64}
     for arguments, status in wrong.items():
@@ -386,6 +500,8 @@ def test_reload_says_what_was_applied(agentd: Embedded) -> None:
     done = agentd.agentctl("reload")
     assert (done.returncode, done.stdout) == (0, "applied: access, limits\n")
     assert agentd.agentctl("reload").stdout == "applied: nothing had changed\n"
+    report = json.loads(agentd.agentctl("reload", "--json").stdout)
+    assert report == {"applied": [], "needs_restart": [], "warnings": []}
 
 
 def test_reload_of_a_broken_file_fails_with_the_reason(agentd: Embedded) -> None:
@@ -395,10 +511,75 @@ def test_reload_of_a_broken_file_fails_with_the_reason(agentd: Embedded) -> None
     assert str(agentd.config) in done.stderr and "agnets" in done.stderr
 
 
+# On another host
+
+SSH = """#!/bin/sh
+printf '%s\\n' "$@" > {folder}/argv
+while [ "$1" != -- ]; do shift; done
+shift 2
+program=$1
+shift
+[ "$program" = agentctl ] && exec sh -c "{agentctl} $*"
+"""
+"""Stands for ssh: notes its arguments, and has a shell of this host run what is left of them."""
+
+
+@pytest.fixture
+def elsewhere(agentd: Embedded) -> Embedded:
+    """An agentd whose agentctl is what ssh finds on every host."""
+    ssh = agentd.folder / "bin" / "ssh"
+    ssh.parent.mkdir()
+    ssh.write_text(SSH.format(folder=agentd.folder, agentctl=" ".join(agentd.agentctl_command())))
+    ssh.chmod(0o755)
+    agentd.environment["PATH"] = f"{ssh.parent}:{os.environ['PATH']}"
+    return agentd
+
+
+def remotely(agentd: Embedded, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-m", "agentd.ctl", *arguments]
+    return subprocess.run(
+        command, capture_output=True, text=True, timeout=60, env=agentd.environment, check=False
+    )
+
+
+def test_another_host_is_asked_through_ssh(elsewhere: Embedded) -> None:
+    done = remotely(elsewhere, "-H", "ann@far:2222", "prompt", "here", 'say it\'s $HOME; "x"  y', "--json")
+    assert (done.returncode, done.stderr) == (0, "")
+    first = json.loads(done.stdout.splitlines()[0])
+    assert first["update"]["content"]["text"] == 'it\'s $HOME; "x"  y'
+    argv = (elsewhere.folder / "argv").read_text().splitlines()
+    assert argv[:5] == ["-p", "2222", "--", "ann@far", "agentctl"]
+    assert remotely(elsewhere, "show", "nowhere", "--host=far").returncode == 66
+
+
+def test_an_editor_speaks_with_an_agent_of_another_host(elsewhere: Embedded) -> None:
+    command = [sys.executable, "-m", "agentd.ctl", "-H", "far", "attach", "here"]
+    with Editor(command, elsewhere.environment) as editor:
+        editor.initialize()
+        assert editor.turn("say one")[1] == ["one"]
+        editor.hang_up()
+        assert editor.end() == (0, "")
+
+
+@pytest.mark.parametrize("host", ["-oProxyCommand=false", "ann@-x", "far:no"])
+def test_what_is_no_host_is_never_given_to_ssh(elsewhere: Embedded, host: str) -> None:
+    done = remotely(elsewhere, f"--host={host}", "list")
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (64, "", 1)
+    assert not (elsewhere.folder / "argv").exists()
+
+
+def test_without_ssh_there_is_a_sentence(elsewhere: Embedded) -> None:
+    elsewhere.environment["PATH"] = "/nowhere"
+    done = remotely(elsewhere, "-H", "far", "list")
+    assert done.returncode == 69 and "install openssh-client" in done.stderr
+
+
 # Where there is no manager
 
 
-@pytest.mark.parametrize("verb", ["status", "list", "drain", "undrain", "reload"])
+@pytest.mark.parametrize(
+    "verb", ["status", "list", "show", "drain", "undrain", "reload", "sessions", "check"]
+)
 def test_orders_without_a_manager_say_so(tmp_path: Path, verb: str) -> None:
     command = [sys.executable, "-m", "agentd.ctl", "--runtime-dir", str(tmp_path / "none"), verb]
     done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)

@@ -118,8 +118,8 @@ def test_sessions_are_a_table_newest_first(agentd: Embedded, client: Client) -> 
     with agentd.client() as other:
         other.open().turn("say two")
         header, first, second = shown(agentd, "sessions", "here")
-    assert header.split() == ["SESSION", "AGENT", "STATE", "UPDATED", "TITLE"]
-    assert first.split()[:3] == [other.session, "scripted", "idle"] and first.endswith(" ago  say two")
+    assert header.split() == ["SESSION", "AGENT", "STATE", "LAST", "USED", "TITLE"]
+    assert first.split()[:3] == [other.session, "scripted", "idle"] and re.search(" ago +say two$", first)
     assert second.split()[0] == client.session
 
 
@@ -167,6 +167,46 @@ def test_a_title_is_cut_to_the_terminal_and_only_there(agentd: Embedded, client:
         assert screen.end() == 0
     row = screen.shown.decode().splitlines()[1]
     assert len(row) == 90 and row.endswith("…")
+
+
+# cancel
+
+
+def test_cancel_ends_a_turn_and_what_waits(agentd: Embedded, client: Client) -> None:
+    turn = client.prompt("say one", "cancelled")
+    client.until_text("one")
+    waiting = client.prompt("say two")
+    eventually(lambda: agentd.container()["sessions"][0]["queued"] == 1, "the manager has been told")
+    assert shown(agentd, "cancel", client.session) == []
+    answers: dict[int, str] = {}
+    while answers.keys() != {turn, waiting}:
+        frame = client.read()
+        answers |= {frame["id"]: frame["result"]["stopReason"]} if "result" in frame else {}
+    assert set(answers.values()) == {"cancelled"}
+    [text] = shown(agentd, "cancel", f"here#{client.session}", "--json")
+    assert json.loads(text) == {"container": "here", "session": client.session, "state": "idle"}
+
+
+def test_what_is_not_open_cannot_be_cancelled(agentd: Embedded, client: Client) -> None:
+    said = "no session nowhere is open in any container; see: agentctl sessions"
+    assert failed(agentd, "cancel", "nowhere") == (66, said)
+    assert failed(agentd, "cancel", "here#nowhere")[0] == 66
+    assert failed(agentd, "cancel", client.session, "--container", "nowhere")[0] == 66
+
+
+def test_a_session_of_which_there_are_two_is_cancelled_in_neither(both: Embedded) -> None:
+    with both.client() as client, both.client() as other:
+        client.open("here").prompt("say one", "cancelled")
+        turn = other.open("there").prompt("say two", "cancelled")
+        client.until_text("one")
+        other.until_text("two")
+        eventually(lambda: {each["turns"] for each in both.status()["containers"]} == {1}, "all are there")
+        sentence = "here and there have a session 0 each: name one as NAME#0"
+        assert failed(both, "cancel", "0") == (64, sentence)
+        assert shown(both, "cancel", "0", "--container", "there") == []
+        assert other.answer_to(turn)[0]["result"]["stopReason"] == "cancelled"
+        assert both.container("here")["turns"] == 1
+        client.cancel()
 
 
 # history

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """`agentctl start` and `agentctl stop`, as an administrator types them."""
 
+import json
+
 from support.embedded import Start, eventually
 
 
@@ -21,3 +23,10 @@ def test_a_container_that_is_not_there_is_named(start: Start) -> None:
         done = agentd.agentctl(verb, "nowhere")
         assert (done.returncode, done.stdout) == (66, "")
         assert "nowhere" in done.stderr
+
+
+def test_what_came_of_it_as_json(start: Start) -> None:
+    agentd = start(bus="private")
+    for verb, state in (("start", "serving"), ("stop", "idle")):
+        done = agentd.agentctl(verb, "here", "--json")
+        assert json.loads(done.stdout) == {"container": "here", "state": state}

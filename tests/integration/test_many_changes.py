@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the bus hears when more changes than anybody could look at: the latest, and no more than it can take."""
+"""What the bus hears when more changes than anybody could look at: the latest, and no more."""
 
 import asyncio
 import os

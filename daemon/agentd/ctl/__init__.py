@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The `agentctl` command: one module a verb, loaded when it is used."""
+"""The `agentctl` command: one module a verb, loaded when it is used.
+
+With --json, too, an error is a sentence on stderr and an exit status, and stdout has no half of an answer.
+"""
 
 import sys
 
@@ -11,9 +14,15 @@ def main() -> int:
 
     options = parse(sys.argv[1:])
     try:
+        if options.host is not None:
+            from agentd.ctl import remote
+
+            remote.run(options.host, sys.argv[1:])
         return int(options.run(options))
     except AgentdError as exc:
-        print(f"agentctl: {exc.message}", file=sys.stderr)
+        from agentd.ctl.text import printable
+
+        print(f"agentctl: {printable(exc.message)}", file=sys.stderr)
         return exc.exit_status
     except KeyboardInterrupt:
         return 130

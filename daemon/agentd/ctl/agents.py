@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`agentctl agents NAME`: which agents a container has, and whether they can be used."""
+"""`agentctl agents NAME`: which agents a container has, and whether they can be used.
+
+--json: {agents: [{name, state, version, title, reason, default, login: [{id, name, terminal}]}]}; `state` is
+ready, needs-login, missing, failing or unknown, `reason` why it is not ready.
+"""
 
 import argparse
 import asyncio
@@ -8,8 +12,7 @@ import json
 import msgspec
 
 from agentd.acp import methods
-from agentd.acp.extensions import AgentReport, Agents
-from agentd.ctl.text import printable, table
+from agentd.acp.extensions import Agents
 from agentd.ctl.worker import Worker
 
 PROBE_SEC = 60.0
@@ -19,7 +22,10 @@ HEADER = ("NAME", "STATE", "VERSION", "DEFAULT")
 
 def run(options: argparse.Namespace) -> int:
     found = asyncio.run(_ask(options))
-    print(json.dumps(msgspec.to_builtins(found)) if options.json else pretty(options.container, found))
+    if options.json:
+        print(json.dumps(msgspec.to_builtins(found)))
+    else:
+        _show(options, found)
     return 0
 
 
@@ -33,15 +39,15 @@ async def agents_of(worker: Worker) -> Agents:
     return await worker.ask(methods.AGENTS, {}, Agents, deadline=PROBE_SEC)
 
 
-def pretty(container: str, found: Agents) -> str:
+def _show(options: argparse.Namespace, found: Agents) -> None:
+    from agentd.ctl.screen import page, plain, table, word
+
     if not found.agents:
-        return f"{container} has no agents"
-    reasons = [f"{each.name}: {each.reason}" for each in found.agents if each.reason]
-    return "\n".join(
-        [table(HEADER, [_row(each) for each in found.agents])]
-        + [printable(each, lines=False) for each in reasons]
-    )
-
-
-def _row(agent: AgentReport) -> tuple[str, ...]:
-    return agent.name, agent.state, agent.version or "-", "yes" if agent.default else "no"
+        page(options, f"{options.container} has no agents")
+        return
+    rows = [
+        (each.name, word(each.state), each.version or "-", "yes" if each.default else "no")
+        for each in found.agents
+    ]
+    reasons = [plain(f"{each.name}: {each.reason}") for each in found.agents if each.reason]
+    page(options, table(HEADER, rows), *reasons)

@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`agentctl history SESSION`: what was said in a session, as people read it or as lines of JSON."""
+"""`agentctl history SESSION`: what was said in a session, as people read it or as lines of JSON.
+
+--json: a line {seq, at, update} for each update, as it was on the ACP connection; `at` is seconds of Unix
+time, null where nobody noted it. Turns and permissions are in the updates.
+"""
 
 import argparse
 import asyncio
@@ -13,8 +17,8 @@ from typing import Any
 from agentd.acp import methods
 from agentd.acp.extensions import Entry, HistoryPage, HistoryWish, PermissionReport, TurnReport
 from agentd.ctl.pager import Pager, is_coloured
-from agentd.ctl.sessions import ANSWER_SEC, ask_all, asked, containers, tell
-from agentd.ctl.text import printable, table
+from agentd.ctl.sessions import ANSWER_SEC, ask_all, asked, containers, named, tell
+from agentd.ctl.text import printable
 from agentd.ctl.worker import Worker
 from agentd.errors import AmbiguousContainer, NoSuchSession
 
@@ -40,14 +44,6 @@ def run(options: argparse.Namespace) -> int:
 
 
 # Which one
-
-
-def named(options: argparse.Namespace) -> tuple[str, str]:
-    """The container, "" where none is named, and the session's id."""
-    name, mark, session_id = options.session.partition("#")
-    if options.container or not mark:
-        return options.container, options.session
-    return name, session_id
 
 
 def container_of(options: argparse.Namespace, session_id: str) -> str:
@@ -130,7 +126,9 @@ def _preface(page: HistoryPage, session_id: str) -> str:
 
 
 def _turns(turns: Iterable[TurnReport]) -> str:
-    return table(("WHEN", "OUTCOME"), [(when(each.at), each.outcome or each.progress) for each in turns])
+    """The widest of `when` has the year."""
+    rows = [("WHEN", "OUTCOME"), *((when(each.at), each.outcome or each.progress) for each in turns)]
+    return "\n".join(f"{at:<17}  {printable(outcome, lines=False)}" for at, outcome in rows)
 
 
 def when(at: float) -> str:

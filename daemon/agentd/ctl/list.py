@@ -1,23 +1,42 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`agentctl list`: the containers that opted in."""
+"""`agentctl list`: the containers that opted in, as machinectl lists its machines.
+
+--json: a list of {name, runtime, state, clients, sessions, path}, by name; `path` is the D-Bus object.
+"""
 
 import argparse
 import json
+import sys
+from typing import Any
 
 from agentd.ctl.control import Control
 from agentd.ctl.control import run as with_manager
-from agentd.ctl.text import table
+from agentd.ctl.text import count
 
 KEYS = ("name", "runtime", "state", "clients", "sessions", "path")
+HEADER = ("NAME", "RUNTIME", "STATE", "CLIENTS", "SESSIONS")
 
 
 def run(options: argparse.Namespace) -> int:
-    async def show(control: Control) -> int:
-        [containers] = await control.manager("ListContainers")
-        if options.json:
-            print(json.dumps([dict(zip(KEYS, each, strict=True)) for each in containers]))
-        else:
-            print(table([key.upper() for key in KEYS[:-1]], [each[:-1] for each in containers]))
-        return 0
+    containers = with_manager(options, _ask)
+    if options.json:
+        print(json.dumps([dict(zip(KEYS, each, strict=True)) for each in containers]))
+    else:
+        _show(options, containers)
+    return 0
 
-    return with_manager(options, show)
+
+async def _ask(control: Control) -> list[list[Any]]:
+    [containers] = await control.manager("ListContainers")
+    return list(containers)
+
+
+def _show(options: argparse.Namespace, containers: list[list[Any]]) -> None:
+    from agentd.ctl.screen import page, table, word
+
+    if not containers:
+        page(options, "No containers.")
+        return
+    rows = [(name, runtime or "-", word(state), *counts) for name, runtime, state, *counts, _ in containers]
+    legend = ("", count(len(containers), "container") + " listed.") if sys.stdout.isatty() else ()
+    page(options, table(HEADER, rows, right=(3, 4)), *legend)

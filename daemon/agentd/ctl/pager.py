@@ -9,7 +9,7 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from types import FrameType, TracebackType
-from typing import Self
+from typing import Self, TextIO
 
 LESS = ("less", "-FRX")
 NONE = ("", "cat")
@@ -27,6 +27,7 @@ class Pager:
     def __init__(self, *, wanted: bool, environ: Mapping[str, str] = os.environ) -> None:
         self._commands = commands(environ) if wanted and is_screen(environ) else []
         self._process: subprocess.Popen[bytes] | None = None
+        sys.stdout.flush()
         self._fd = sys.stdout.fileno()
         self._encoding = sys.stdout.encoding
         self._on_interrupt = signal.getsignal(signal.SIGINT)
@@ -46,10 +47,20 @@ class Pager:
 
     async def write(self, text: str) -> None:
         """Raises BrokenPipeError where nobody wants to see more."""
+        self._begin(text)
+        await asyncio.to_thread(self._put, text)  # a person reads slowly
+
+    def put(self, text: str) -> None:
+        """The same, outside of the loop."""
+        self._begin(text)
+        self._put(text)
+
+    def _put(self, text: str) -> None:
+        _write(self._fd, text.encode(self._encoding, "replace"))
+
+    def _begin(self, text: str) -> None:
         while text and self._commands:
             self._start(self._commands.pop(0))
-        data = text.encode(self._encoding, "replace")
-        await asyncio.to_thread(_write, self._fd, data)  # a person reads slowly
 
     def _start(self, command: list[str]) -> None:
         try:
@@ -64,13 +75,13 @@ class Pager:
         signal.signal(signal.SIGINT, _ignored)  # Ctrl-C is for the pager
 
 
-def is_screen(environ: Mapping[str, str]) -> bool:
-    """Whether stdout is a terminal that can do more than print."""
-    return sys.stdout.isatty() and environ.get("TERM", "dumb") != "dumb"
+def is_screen(environ: Mapping[str, str], stream: TextIO | None = None) -> bool:
+    """Whether a stream, stdout if none is named, is a terminal that can do more than print."""
+    return (stream or sys.stdout).isatty() and environ.get("TERM", "dumb") != "dumb"
 
 
-def is_coloured(environ: Mapping[str, str]) -> bool:
-    return is_screen(environ) and not environ.get("NO_COLOR")
+def is_coloured(environ: Mapping[str, str], stream: TextIO | None = None) -> bool:
+    return is_screen(environ, stream) and not environ.get("NO_COLOR")
 
 
 def commands(environ: Mapping[str, str]) -> list[list[str]]:

@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`agentctl paths NAME`: which directories of this host a container shares, and what it calls them."""
+"""`agentctl paths NAME`: which directories of this host a container shares, and what it calls them.
+
+--json: {paths: [{host, container}], everything, unmapped_cwd, workdir}; `everything` where it sees all files
+of this host, `unmapped_cwd` refuse or workdir: what becomes of a session in any other directory.
+"""
 
 import argparse
 import asyncio
@@ -9,7 +13,7 @@ import msgspec
 
 from agentd.acp import methods
 from agentd.acp.extensions import SharedPaths
-from agentd.ctl.text import printable, table
+from agentd.ctl.text import printable
 from agentd.ctl.worker import Worker
 
 ANSWER_SEC = 60.0
@@ -17,7 +21,10 @@ ANSWER_SEC = 60.0
 
 def run(options: argparse.Namespace) -> int:
     shared = asyncio.run(_ask(options))
-    print(json.dumps(msgspec.to_builtins(shared)) if options.json else pretty(options.container, shared))
+    if options.json:
+        print(json.dumps(msgspec.to_builtins(shared)))
+    else:
+        _show(options, shared)
     return 0
 
 
@@ -26,12 +33,16 @@ async def _ask(options: argparse.Namespace) -> SharedPaths:
         return await worker.ask(methods.PATHS, {}, SharedPaths, deadline=ANSWER_SEC)
 
 
-def pretty(container: str, shared: SharedPaths) -> str:
+def _show(options: argparse.Namespace, shared: SharedPaths) -> None:
+    from agentd.ctl.screen import page, table
+
     if shared.everything:
-        return f"{container} sees all files of this host, under the same names"
-    rows = [(each.host, each.container) for each in shared.paths]
-    what = table(("HOST", "CONTAINER"), rows) if rows else f"{container} shares no directory with this host"
-    return f"{what}\n{_elsewhere(shared)}"
+        page(options, f"{options.container} sees all files of this host, under the same names")
+    elif shared.paths:
+        rows = [(each.host, each.container) for each in shared.paths]
+        page(options, table(("HOST", "CONTAINER"), rows), _elsewhere(shared))
+    else:
+        page(options, f"{options.container} shares no directory with this host", _elsewhere(shared))
 
 
 def _elsewhere(shared: SharedPaths) -> str:

@@ -1,18 +1,33 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`agentctl reload`: make the manager read its configuration again; also ExecReload= of agentd.service."""
+"""`agentctl reload`: make the manager read its configuration again; also ExecReload= of agentd.service.
+
+--json: {applied: [KEY], needs_restart: [KEY], warnings: [SENTENCE]}. A configuration that is invalid is an
+error: the old one stays in force, and the exit status is 78.
+"""
 
 import argparse
+import json
+import sys
+from typing import Any
 
 from agentd.ctl.control import Control
 from agentd.ctl.control import run as with_manager
+from agentd.ctl.text import printable
 
 
 def run(options: argparse.Namespace) -> int:
-    async def reload(control: Control) -> int:
-        [report] = await control.manager("Reload")
-        print("applied: " + (", ".join(report["applied"]) or "nothing had changed"))
-        if report["needs_restart"]:
-            print(f"effective after a restart of the workers: {', '.join(report['needs_restart'])}")
+    report = with_manager(options, _reload)
+    if options.json:
+        print(json.dumps(report))
         return 0
+    print("applied: " + (", ".join(report["applied"]) or "nothing had changed"))
+    if report["needs_restart"]:
+        print(f"effective after a restart of the workers: {', '.join(report['needs_restart'])}")
+    for warning in report["warnings"]:
+        print(f"agentctl: warning: {printable(warning, lines=False)}", file=sys.stderr)
+    return 0
 
-    return with_manager(options, reload)
+
+async def _reload(control: Control) -> dict[str, Any]:
+    [report] = await control.manager("Reload")
+    return {key: list(report.get(key, [])) for key in ("applied", "needs_restart", "warnings")}

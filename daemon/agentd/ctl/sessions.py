@@ -1,13 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`agentctl sessions [NAME]`: the sessions of a container, or of all whose workers run."""
+"""`agentctl sessions [NAME]`: the sessions of a container, or of all whose workers run.
+
+--json: {sessions: [{container, id, agent, state, title, cwd, owner, created, updated, clients, queued,
+prompted}], more}, newest first. `state` is idle, prompting, cancelling, resuming, or kept for one that is
+not open; `title` null for none; times are seconds of Unix time; `more`: there are others, which are older.
+Exit status 1 where a container could not be asked, with a line on stderr; the others are shown.
+"""
 
 import argparse
 import asyncio
 import json
-import shutil
 import sys
 import time
-import unicodedata
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
@@ -17,7 +21,7 @@ from agentd.acp import methods
 from agentd.acp.extensions import SessionList, SessionReport
 from agentd.ctl.control import Control
 from agentd.ctl.control import run as with_manager
-from agentd.ctl.text import printable, table
+from agentd.ctl.text import ago, printable
 from agentd.ctl.worker import Worker
 from agentd.errors import AgentdError
 
@@ -25,9 +29,7 @@ ANSWER_SEC = 60.0
 AT_ONCE = 4
 """Containers that are asked at the same time; the manager counts the connections of an account."""
 FAILED = 1
-HEADER = ("SESSION", "AGENT", "STATE", "UPDATED", "TITLE")
-UNITS = ((48, 1, "hour"), (14 * 24, 24, "day"), (60 * 24, 7 * 24, "week"), (730 * 24, 30 * 24, "month"))
-"""Below how many hours, in what number of hours, and what that is called."""
+HEADER = ("SESSION", "AGENT", "STATE", "LAST USED", "TITLE")
 
 T = TypeVar("T")
 
@@ -40,20 +42,16 @@ class Found(NamedTuple):
 
 
 def run(options: argparse.Namespace) -> int:
-    if options.container:
-        names, failed = [options.container], False
-        lists = {options.container: asyncio.run(asked(options, options.container, _list))}
-    else:
-        names = [each["name"] for each in containers(options) if each["worker_pid"]]
-        lists, problems = asyncio.run(ask_all(options, names, _list))
-        failed = bool(problems)
-        tell(problems)
-    found = _newest_first(lists)
-    more = [name for name in names if name in lists and lists[name].more]
-    print(_as_json(found, more) if options.json else pretty(found, options.container))
-    for name in () if options.json else more:
+    lists, problems = _ask(options)
+    tell(problems)
+    found, more = _newest_first(lists), sorted(name for name, each in lists.items() if each.more)
+    if options.json:
+        print(_as_json(found, more))
+        return FAILED if problems else 0
+    show(options, found)
+    for name in more:
         print(f"agentctl: {name} has more sessions than these, which are its newest", file=sys.stderr)
-    return FAILED if failed else 0
+    return FAILED if problems else 0
 
 
 def tell(problems: Mapping[str, AgentdError]) -> None:
@@ -65,17 +63,25 @@ def tell(problems: Mapping[str, AgentdError]) -> None:
 # Asking
 
 
+def _ask(options: argparse.Namespace) -> tuple[dict[str, SessionList], dict[str, AgentdError]]:
+    """Of one container, whose refusal is an error, or of all."""
+    if options.container:
+        return {options.container: asyncio.run(asked(options, options.container, _list))}, {}
+    running = [each["name"] for each in containers(options) if each["worker_pid"]]
+    return asyncio.run(ask_all(options, running, _list))
+
+
+def named(options: argparse.Namespace) -> tuple[str, str]:
+    """The container, "" where none is named, and the session's id, as --container and SESSION have them."""
+    name, mark, session_id = options.session.partition("#")
+    if options.container or not mark:
+        return options.container, options.session
+    return name, session_id
+
+
 def containers(options: argparse.Namespace) -> list[dict[str, Any]]:
     """What Status says of each container. Raises ManagerUnreachable."""
-    found: list[dict[str, Any]] = []
-
-    async def look(control: Control) -> int:
-        [text] = await control.manager("Status")
-        found.extend(json.loads(text)["containers"])
-        return 0
-
-    with_manager(options, look)
-    return found
+    return list(with_manager(options, Control.status)["containers"])
 
 
 async def asked(options: argparse.Namespace, name: str, ask: Callable[[Worker], Awaitable[T]]) -> T:
@@ -122,57 +128,21 @@ def _as_json(found: list[Found], more: list[str]) -> str:
     return json.dumps({"sessions": sessions, "more": bool(more)})
 
 
-def pretty(found: list[Found], container: str) -> str:
+def show(options: argparse.Namespace, found: list[Found]) -> None:
     """A table; with a column for the container where none is named."""
+    from agentd.ctl.screen import page, table
+
     if not found:
-        return f"{container or 'no container whose worker runs'} has {'no' if container else 'any'} sessions"
-    now, first = time.time(), () if container else ("CONTAINER",)
-    rows = [((each.container,) if first else ()) + _row(each.session, now) for each in found]
-    text = table((*first, *HEADER), rows)
-    if not sys.stdout.isatty():
-        return text
-    width = shutil.get_terminal_size().columns
-    return "\n".join(cut(line, width) for line in text.splitlines())
+        whose = options.container or "no container whose worker runs"
+        page(options, f"{whose} has {'no' if options.container else 'any'} sessions")
+        return
+    header = HEADER if options.container else ("CONTAINER", *HEADER)
+    now = time.time()
+    rows = [(() if options.container else (each.container,)) + _row(each.session, now) for each in found]
+    page(options, table(header, rows))
 
 
-def _row(session: SessionReport, now: float) -> tuple[str, ...]:
-    return session.id, session.agent, session.state, ago(now - session.updated), session.title or "-"
+def _row(session: SessionReport, now: float) -> tuple[object, ...]:
+    from agentd.ctl.screen import word
 
-
-def ago(seconds: float) -> str:
-    """How long something is past, as `podman ps` says it."""
-    minutes, hours = int(seconds / 60), int(seconds / 3600 + 0.5)
-    if seconds < 1:
-        return "Less than a second ago"
-    if minutes < 1:
-        return _count(int(seconds), "second")
-    if minutes < 60:
-        return "About a minute ago" if minutes == 1 else _count(minutes, "minute")
-    if hours == 1:
-        return "About an hour ago"
-    size, unit = next(((size, unit) for most, size, unit in UNITS if hours < most), (365 * 24, "year"))
-    return _count(hours // size, unit)
-
-
-def _count(number: int, unit: str) -> str:
-    return f"{number} {unit}{'' if number == 1 else 's'} ago"
-
-
-def cut(line: str, columns: int) -> str:
-    """A line that fits, with … where something of it is left out."""
-    if _columns(line) <= columns:
-        return line
-    while line and _columns(line) >= columns:
-        line = line[:-1]
-    return f"{line}…"
-
-
-def _columns(text: str) -> int:
-    """How much room a text takes: most of what East Asia writes is two columns wide."""
-    return sum(_width(char) for char in text)
-
-
-def _width(char: str) -> int:
-    if unicodedata.combining(char):
-        return 0
-    return 2 if unicodedata.east_asian_width(char) in "WF" else 1
+    return session.id, session.agent, word(session.state), ago(now - session.updated), session.title or "-"

@@ -1,15 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`agentctl stop NAME`: drain a container's worker and stop it."""
+"""`agentctl stop NAME`: drain a container's worker and stop it; the next connection starts it again.
+
+--json: {container, state}; `state` is the container's, once that is done.
+"""
 
 import argparse
 
-from agentd.ctl.control import Control
-from agentd.ctl.control import run as with_manager
+from agentd.ctl.start import ordered
 
 
 def run(options: argparse.Namespace) -> int:
-    async def stop(control: Control) -> int:
-        await control.container(options.container, "Stop")
-        return 0
-
-    return with_manager(options, stop)
+    return ordered(options, "StopContainer", "Stopping")
