@@ -27,7 +27,7 @@ lint: $(VENV)/test
 	$(BIN)/mypy
 
 bench: $(VENV)/test
-	@status=0; for table in relay footprint hub turns replay long_run restart; do $(BIN)/python tests/bench/$$table.py || status=1; done; exit $$status
+	@status=0; for table in relay footprint hub turns replay long_run restart control; do $(BIN)/python tests/bench/$$table.py || status=1; done; exit $$status
 
 # What the demo needs, and what the tests need on top: system packages first, then a virtual environment.
 $(VENV)/demo $(VENV)/test: $(VENV)/%: pyproject.toml .ci/setup

@@ -23,11 +23,11 @@ sys.path.insert(0, str(Path(__file__).parent))
 from rich.console import Console
 from rich.terminal_theme import TerminalTheme
 
-from agentd.ctl.activity import Round, Sample
-from agentd.ctl.dashboard import View
-from agentd.ctl.live import Memory
-from agentd.ctl.sparkline import SPAN_SEC
 from agentd.ctl.top import Top
+from agentd.ctl.top.activity import Round, Sample
+from agentd.ctl.top.dashboard import View
+from agentd.ctl.top.live import Memory
+from agentd.ctl.top.sparkline import SPAN_SEC
 from support.acp_client import Client
 from support.busy import Busy
 

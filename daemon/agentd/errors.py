@@ -286,6 +286,12 @@ class StoreTooNew(StoreFailed):
     reason, exit_status = "store_too_new", EX_UNAVAILABLE
 
 
+class NotInstalled(AgentdError):
+    """A program or library that is needed for this is not there."""
+
+    reason, exit_status = "not_installed", EX_UNAVAILABLE
+
+
 class EngineMissing(AgentdError):
     """The container engine's program is not installed."""
 

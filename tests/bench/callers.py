@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Many callers of one D-Bus service in one process, which costs next to nothing: bytes in, bytes out.
 
-Each has a connection of its own, and one call under way at a time. `callers.py ADDRESS COUNT SECONDS PACE`
-prints one line of JSON: how long calls took, and how many connections were lost.
+Each has a connection of its own, and one call under way at a time.
+`callers.py PATH COUNT SECONDS PACE [Ping]` prints a line of JSON: how long calls took, and how many connections
+were lost.
 """
 
 import json
@@ -12,11 +13,16 @@ import socket
 import struct
 import sys
 import time
+from collections.abc import Sequence
 
 HEADER = struct.Struct("<BBBBII")
 REPLY, ERROR = 2, 3
-CALLS = (("org.agentd1.Manager", "Status", ""), ("org.agentd1.Manager", "ListContainers", ""),
-         ("org.agentd1.Manager", "ListSessions", "s"))  # fmt: skip
+LOOKS = (
+    ("org.agentd1.Manager", "Status", ""),
+    ("org.agentd1.Manager", "ListContainers", ""),
+    ("org.agentd1.Manager", "ListSessions", "s"),
+)
+PINGS = (("org.freedesktop.DBus.Peer", "Ping", ""),)
 
 
 def call(destination: str, path: str, interface: str, member: str, signature: str = "") -> bytes:
@@ -83,9 +89,11 @@ class Caller:
         return 16 + fields + (-fields % 8) + int(body)
 
 
-def hammer(path: str, count: int, seconds: float, pace: float) -> dict[str, object]:
+def hammer(
+    path: str, count: int, seconds: float, pace: float, calls: Sequence[tuple[str, str, str]]
+) -> dict[str, object]:
     """`pace`: seconds from one call of a caller to its next, 0 for as soon as it has its answer."""
-    messages = [call("org.agentd1", "/org/agentd1", *each) for each in CALLS]
+    messages = [call("org.agentd1", "/org/agentd1", *each) for each in calls]
     callers = [Caller(path) for _ in range(count)]
     selector = selectors.DefaultSelector()
     began = time.perf_counter()
@@ -114,4 +122,6 @@ def hammer(path: str, count: int, seconds: float, pace: float) -> dict[str, obje
 
 
 if __name__ == "__main__":
-    print(json.dumps(hammer(sys.argv[1], int(sys.argv[2]), float(sys.argv[3]), float(sys.argv[4]))))
+    asked = PINGS if sys.argv[5:] else LOOKS
+    numbers = int(sys.argv[2]), float(sys.argv[3]), float(sys.argv[4])
+    print(json.dumps(hammer(sys.argv[1], *numbers, asked)))

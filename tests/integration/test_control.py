@@ -348,14 +348,14 @@ async def test_another_deadline_does_not_join_a_drain(agentd: Embedded, client: 
 async def test_a_reload_says_what_it_did(agentd: Embedded, client: Client) -> None:
     text = agentd.config.read_text()
     changed = text.replace("[limits]", '[access]\nusers = ["nobody-at-all"]\n[limits]\nclients = 7')
-    agentd.config.write_text(changed.replace(f'directory = "{agentd.folder}"', 'directory = "/"'))
+    agentd.config.write_text(changed.replace("runtimes = []", 'runtimes = ["podman"]'))
     async with control(agentd) as bus:
         bus.listen(MANAGER, "Reloading")
         await bus.sessions()
         report = await bus.manager("Reload")
         assert report == {
             "applied": ["access", "limits"],
-            "needs_restart": ["containers.here"],
+            "needs_restart": ["runtimes"],
             "warnings": ["access.users: there is no nobody-at-all on this host"],
         }
         assert [each.args for each in bus.heard] == [[True], [False]]

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from agentd.ctl.prompt import Order
-from agentd.ctl.scheduled import Schedule, overlaps
+from agentd.ctl.prompt.scheduled import Schedule, overlaps
 from agentd.interface import Interface, method, prop
 from agentd.paths import Mode, Paths
 from agentd.systemd.timers import TIMER, came_due_meanwhile
@@ -60,7 +60,7 @@ def ended(process: "subprocess.Popen[str]") -> tuple[int, str, str]:
 
 def told(stderr: str) -> dict[str, str]:
     """The fields of the one record in what was logged."""
-    [line] = [each for each in stderr.splitlines() if "agentd.ctl.scheduled: prompt nightly " in each]
+    [line] = [each for each in stderr.splitlines() if "agentd.ctl.prompt.scheduled: prompt nightly " in each]
     return dict(field.split("=", 1) for field in re.findall(r"\w+=[^ \]]+", line.rpartition(" [")[2]))
 
 
@@ -76,7 +76,9 @@ def test_the_answer_is_printed_and_the_result_is_logged(house: House) -> None:
     house.write("say one,", "say two", agent="scripted")
     status, stdout, stderr = house.run()
     assert (status, stdout) == (0, "one,two\n")
-    assert re.match(r"INFO agentd.ctl.scheduled: prompt nightly ended after [0-9.]+ s: end_turn \[", stderr)
+    assert re.match(
+        r"INFO agentd.ctl.prompt.scheduled: prompt nightly ended after [0-9.]+ s: end_turn \[", stderr
+    )
     fields = told(stderr)
     assert int(fields.pop("duration_usec")) > 0 and fields.pop("session").startswith("sess-")
     assert fields == {
@@ -131,7 +133,7 @@ def test_what_keeps_it_from_running_is_logged_with_its_reason(house: House) -> N
     house.write("say x", container="there")
     status, stdout, stderr = house.run()
     assert (status, stdout) == (66, "")
-    assert stderr.startswith("ERROR agentd.ctl.scheduled: prompt nightly failed after ")
+    assert stderr.startswith("ERROR agentd.ctl.prompt.scheduled: prompt nightly failed after ")
     assert (told(stderr)["error"], told(stderr)["container"]) == ("no_such_container", "there")
 
 
@@ -183,7 +185,9 @@ def test_a_run_that_meets_another_is_skipped_and_a_stop_cancels_the_turn(house: 
     assert first.stdout and first.stdout.read(7) == "started"
     status, stdout, stderr = house.run()
     assert (status, stdout) == (0, "")
-    assert stderr.startswith("WARNING agentd.ctl.scheduled: prompt nightly was skipped: another run of it ")
+    assert stderr.startswith(
+        "WARNING agentd.ctl.prompt.scheduled: prompt nightly was skipped: another run of it "
+    )
     first.send_signal(signal.SIGTERM)
     status, _, stderr = ended(first)
     assert (status, told(stderr)["stop_reason"]) == (130, "cancelled")

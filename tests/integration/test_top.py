@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from agentd.ctl.dashboard import CONTAINERS, fitted, gap_of
+from agentd.ctl.top.dashboard import CONTAINERS, fitted, gap_of
 from support.busy import Busy
 from support.embedded import Embedded, Start, eventually
 from support.screen import Screen

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from agentd.ctl import door as doors
+from agentd.ctl.attach import door as doors
 from agentd.errors import FrameTooLarge
 from support.acp_client import DEADLINE, Client, Frame, reason, texts
 from support.editor import Editor
@@ -113,7 +113,8 @@ def start(door: Door) -> Iterator[Callable[..., Editor]]:
     started = []
 
     def start(*arguments: str, **numbers: float) -> Editor:
-        changed = f"from agentd.ctl import bridge, main; vars(bridge).update({numbers}); exit(main())"
+        changed = f"from agentd.ctl.attach import bridge; vars(bridge).update({numbers}); "
+        changed += "from agentd.ctl import main; exit(main())"
         how = ["-c", changed] if numbers else ["-m", "agentd.ctl"]
         command = [sys.executable, *how, "--runtime-dir", str(door.folder), "attach", "box", *arguments]
         started.append(Editor(command, dict(os.environ)))
@@ -175,8 +176,8 @@ def test_session_that_cannot_be_is_refused(start: Callable[..., Editor], session
 
 def test_bridge_starts_without_what_is_slow_to_import() -> None:
     slow = "{'asyncio', 'msgspec', 'typing', 'dataclasses', 'pathlib', 'logging'}"
-    script = f"import sys, agentd.ctl.bridge; print({slow} & set(sys.modules) or 'none')"
-    source = {"PYTHONPATH": str(Path(doors.__file__).parents[2])}
+    script = f"import sys, agentd.ctl.attach.bridge; print({slow} & set(sys.modules) or 'none')"
+    source = {"PYTHONPATH": str(Path(doors.__file__).parents[3])}
     done = subprocess.run([sys.executable, "-S", "-c", script], capture_output=True, env=source, check=False)
     assert (done.stdout, done.stderr) == (b"none\n", b"")
 

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 from rich.console import Console, RenderableType
 
-from agentd.ctl import card, show, status
+from agentd.ctl import show, status
+from agentd.ctl.status import card
 from agentd.errors import InvalidArgs, NoSuchSession
 from agentd.paths import Mode
 from unit.loop import run

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from agentd.ctl.gauges import PAGE, TICKS, Gauges, Subject, Usage
+from agentd.ctl.top.gauges import PAGE, TICKS, Gauges, Subject, Usage
 
 UNIFIED = "cgroup2 cgroup2 rw"
 NAMED = "cgroup cgroup rw,xattr,name=systemd"

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from agentd.ctl.ledger import Ledger, message_of
+from agentd.ctl.attach.ledger import Ledger, message_of
 
 PLACE = {"cwd": "/src", "mcpServers": [{"name": "m", "command": "m", "args": [], "env": []}]}
 

@@ -19,9 +19,13 @@ import pytest
 from agentd import __main__ as agentd
 from agentd import config, errors
 from agentd.acp import extensions
-from agentd.ctl import activity, changes, findings, options, scheduled
 from agentd.ctl import list as containers
-from agentd.ctl.meant import NotInstalled
+from agentd.ctl import options
+from agentd.ctl.doctor import findings
+from agentd.ctl.events import changes
+from agentd.ctl.prompt import scheduled
+from agentd.ctl.top import activity
+from agentd.errors import NotInstalled
 from agentd.manager import status
 from agentd.systemd import journal
 

@@ -10,10 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from agentd.ctl import scheduled
 from agentd.ctl.options import parse
-from agentd.ctl.prompt import LEFT, Order, agent_of, status_of
-from agentd.ctl.scheduled import FILE_BYTES, Schedule, alone, find, load
+from agentd.ctl.prompt import LEFT, Order, agent_of, scheduled, status_of
+from agentd.ctl.prompt.scheduled import FILE_BYTES, Schedule, alone, find, load
 from agentd.errors import (
     EX_DATAERR,
     AccessDenied,

@@ -15,7 +15,7 @@ from rich.console import Console
 
 from agentd.bus import DISCONNECTED, NO_REPLY
 from agentd.ctl import top
-from agentd.ctl.activity import (
+from agentd.ctl.top.activity import (
     Container,
     Network,
     Row,
@@ -27,10 +27,10 @@ from agentd.ctl.activity import (
     rate,
     subject,
 )
-from agentd.ctl.dashboard import CONTAINERS, SESSIONS, View, fitted, gap_of, number, pages, shares, short
-from agentd.ctl.gauges import Subject, Usage
-from agentd.ctl.live import Memory
-from agentd.ctl.sparkline import SPAN_SEC, Trend, sparkline
+from agentd.ctl.top.dashboard import CONTAINERS, SESSIONS, View, fitted, gap_of, number, pages, shares, short
+from agentd.ctl.top.gauges import Subject, Usage
+from agentd.ctl.top.live import Memory
+from agentd.ctl.top.sparkline import SPAN_SEC, Trend, sparkline
 from agentd.errors import AccessDenied, AgentdError, ManagerUnreachable, ShuttingDown
 from agentd.interface import BusError
 from unit.loop import run, skip

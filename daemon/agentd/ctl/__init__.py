@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The `agentctl` command: one module a verb, loaded when it is used.
+"""The `agentctl` command: a module or a package a verb, loaded when it is used.
 
 With --json, too, an error is a sentence on stderr and an exit status, and stdout has no half of an answer.
 """

@@ -8,7 +8,7 @@ from agentd.config import Configuration
 
 TABLES = ("agents", "containers")
 """Those whose entries are told apart."""
-AT_START = ("runtime", "directory")
+AT_START = ("runtime",)
 """Keys of a container that its worker looks at only when it starts."""
 
 

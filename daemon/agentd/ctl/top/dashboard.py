@@ -10,10 +10,10 @@ from rich.console import Console, ConsoleOptions, RenderableType
 from rich.text import Text
 
 from agentd.ctl import screen
-from agentd.ctl.activity import Round, Row, SessionRow, Status, Totals
 from agentd.ctl.screen import plain, word
-from agentd.ctl.sparkline import SPAN_SEC, ZERO, Trend, sparkline
 from agentd.ctl.text import size, span
+from agentd.ctl.top.activity import Round, Row, SessionRow, Status, Totals
+from agentd.ctl.top.sparkline import SPAN_SEC, ZERO, Trend, sparkline
 
 UNKNOWN = "-"
 ROOMY = 110

@@ -24,12 +24,12 @@ from typing import Protocol
 import msgspec
 
 from agentd.bus import DISCONNECTED, NO_REPLY
-from agentd.ctl.activity import Round, Sample, Status, compared, subject
 from agentd.ctl.control import ABSENT, Control
 from agentd.ctl.control import run as with_manager
-from agentd.ctl.gauges import Gauges
 from agentd.ctl.pager import is_screen
 from agentd.ctl.text import printable
+from agentd.ctl.top.activity import Round, Sample, Status, compared, subject
+from agentd.ctl.top.gauges import Gauges
 from agentd.errors import AgentdError, ManagerUnreachable, ShuttingDown
 from agentd.interface import BusError
 
@@ -66,7 +66,7 @@ def run(options: argparse.Namespace) -> int:
 def _output(options: argparse.Namespace) -> AbstractContextManager[Output]:
     if options.json:
         return nullcontext(Stream(_print_json))
-    from agentd.ctl import live  # rich is for those who see something of it
+    from agentd.ctl.top import live  # rich is for those who see something of it
 
     every = _delay(options)
     return live.Screen(every) if is_screen(os.environ) else nullcontext(Stream(live.tables(every)))

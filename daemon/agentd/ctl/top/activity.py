@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from agentd.ctl.gauges import Subject, Usage
+from agentd.ctl.top.gauges import Subject, Usage
 
 BUSY = ("cancelling", "prompting", "resuming")
 """States of a session in which something happens."""

@@ -130,7 +130,7 @@ def progress(target: str, job: dict[str, Any]) -> Iterator[Progress]:
     if not sys.stderr.isatty():
         yield Lines()
         return
-    from agentd.ctl.bar import Bar
+    from agentd.ctl.drain.bar import Bar
 
     with Bar(target, job["deadline_usec"] / 1e6 - time.time()) as bar:
         yield bar

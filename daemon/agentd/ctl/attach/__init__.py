@@ -6,7 +6,7 @@ Errors go to stderr, with an exit status, since editors take anything on stdout 
 
 from __future__ import annotations
 
-from agentd.ctl.door import Door
+from agentd.ctl.attach.door import Door
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -20,6 +20,6 @@ def run(options: argparse.Namespace) -> int:
         return login.run_attached(options)
     door = Door(options)
     connection = door.first()
-    from agentd.ctl.bridge import Bridge
+    from agentd.ctl.attach.bridge import Bridge
 
     return Bridge(door, connection).run()

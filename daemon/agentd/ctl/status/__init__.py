@@ -68,7 +68,7 @@ def _some(options: argparse.Namespace, status: dict[str, Any]) -> int:
     if options.json:
         print(json.dumps({"containers": found}))
     elif found:
-        from agentd.ctl.card import cards
+        from agentd.ctl.status.card import cards
 
         page(options, *cards(options, status["mode"], map(_whole, found), time.time()))
     for name in missing:

@@ -219,7 +219,7 @@ def _answer(connection: Connection, request: str) -> dict[str, Any]:
         connection.send(request.encode())
     except Broken:
         pass  # what it had to say before can still be read
-    from agentd.ctl.ledger import message_of  # while the answer is on its way
+    from agentd.ctl.attach.ledger import message_of  # while the answer is on its way
 
     return message_of(connection.line())
 

@@ -17,9 +17,9 @@ from typing import NoReturn, Self
 from rich.live import Live
 
 from agentd.ctl import screen
-from agentd.ctl.activity import Round, Sample, busiest
-from agentd.ctl.dashboard import Trends, View, pages
-from agentd.ctl.sparkline import Trend
+from agentd.ctl.top.activity import Round, Sample, busiest
+from agentd.ctl.top.dashboard import Trends, View, pages
+from agentd.ctl.top.sparkline import Trend
 
 DEADLY = (signal.SIGTERM, signal.SIGHUP)
 

@@ -15,8 +15,8 @@ import threading
 import time
 
 from agentd.acp import methods
-from agentd.ctl.door import Broken, Connection, Door, Lines, refusal
-from agentd.ctl.ledger import SIGN, Ledger, line_of, message_of
+from agentd.ctl.attach.door import Broken, Connection, Door, Lines, refusal
+from agentd.ctl.attach.ledger import SIGN, Ledger, line_of, message_of
 from agentd.errors import (
     AgentdError,
     ManagerUnreachable,

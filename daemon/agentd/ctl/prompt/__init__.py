@@ -253,7 +253,7 @@ def show(options: argparse.Namespace) -> Show:
 
 def run(options: argparse.Namespace) -> int:
     if options.schedule:
-        from agentd.ctl import scheduled  # brings the schema of the configuration with it
+        from agentd.ctl.prompt import scheduled  # brings the schema of the configuration with it
 
         return scheduled.run(options)
     result = asyncio.run(Turn(order(options), show(options)).run(front_door(options)))
