@@ -16,7 +16,7 @@ demo: $(VENV)/demo
 	@$(BIN)/python tests/demo.py
 
 test: $(VENV)/test
-	@$(BIN)/pytest $(ARGS)
+	@$(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile $(ARGS)
 
 soak: $(VENV)/test
 	@$(BIN)/python tests/soak.py $(ARGS)

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What holds in every ring: with --no-skips, a test that does not run is a test that has failed."""
 
+import os
 import signal
 from collections.abc import Generator
 
@@ -20,6 +21,13 @@ def pytest_runtest_makereport(
         report.outcome = "failed"
         report.longrepr = f"skipped, where nothing may be: {report.longrepr}"
     return report
+
+
+@pytest.fixture(autouse=True, scope="session")
+def size_as_of_the_terminal() -> None:
+    """Who starts us may say a size, and whatever tests start on a terminal of their own would believe it."""
+    for name in ("COLUMNS", "LINES"):
+        os.environ.pop(name, None)
 
 
 @pytest.fixture(autouse=True, scope="session")

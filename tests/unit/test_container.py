@@ -6,8 +6,9 @@ import pytest
 
 from agentd import link
 from agentd.errors import NotRunning, WorkerFailed
-from agentd.manager.container import Container, WorkerEnd
+from agentd.manager.container import Container, State, WorkerEnd
 from unit.loop import run
+from unit.wire import served
 
 
 class Wire:
@@ -166,5 +167,16 @@ def test_failure_of_a_start_under_way_is_not_cleared_by_the_watcher() -> None:
         container.start = None
         container.seen(info(container_id="2"))
         assert container.failure is None
+
+    run(test())
+
+
+def test_an_order_to_drain_is_seen_before_the_worker_has_heard_it() -> None:
+    async def test() -> None:
+        box, _ = served()
+        box.drained = True
+        assert box.state is State.DRAINING
+        box.told(link.Snapshot(state="drained"))
+        assert box.state is State.DRAINED
 
     run(test())

@@ -484,6 +484,22 @@ def test_everyone_is_told_when_the_configuration_changes(tmp_path: Path) -> None
     run(test())
 
 
+def test_a_worker_is_not_told_what_it_knows(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with House(tmp_path) as house:
+            box, other, watcher = [await house.taken(name) for name in ("box", "other", "")]
+            old = house.configuration
+            entries = {**old.containers, "other": Entry(share_sessions=True)}
+            house.configuration = Configuration(agents=old.agents, containers=entries)
+            house.links.reload()
+            house.links.reload()
+            assert len(await other.heard(3)) == 3
+            await settle()
+            assert (len(box.said), len(watcher.said)) == (2, 2)
+
+    run(test())
+
+
 # Trouble
 
 

@@ -72,7 +72,9 @@ class Container:
     @property
     def state(self) -> State:
         if self.worker is not None:
-            return KNOWN.get(self.worker.snapshot.state, State.SERVING)
+            state = KNOWN.get(self.worker.snapshot.state, State.SERVING)
+            # what was ordered is in force before the worker has said that it does it
+            return State.DRAINING if self.drained and state is State.SERVING else state
         if self.start is not None:
             return State.STARTING
         if self.stopped:

@@ -96,10 +96,9 @@ class FrontDoor:
             raise _too_many(self._limits())
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
-        work = self._counted(
-            peer, ours, self._pass_on(ours, peer, opening._replace(container=container.name))
-        )
-        self._tasks.start(work, "connection over D-Bus")
+        self._pending[peer.uid] += 1
+        work = self._pass_on(ours, peer, opening._replace(container=container.name))
+        self._tasks.start(self._counted(peer, ours, work), "connection over D-Bus")
         return theirs
 
     async def _pass_on(self, sock: socket.socket, peer: Peer, opening: Opening) -> None:
@@ -117,11 +116,11 @@ class FrontDoor:
         except OSError:
             sock.close()  # gone already
             return
+        self._pending[peer.uid] += 1
         await self._counted(peer, sock, self._serve(sock, peer, container))
 
     async def _counted(self, peer: Peer, sock: socket.socket, work: Coroutine[Any, Any, None]) -> None:
-        """What an account has on the way to a worker is limited."""
-        self._pending[peer.uid] += 1
+        """What an account has on the way to a worker is limited: this was one more, and ends."""
         try:
             await work
         except OSError as exc:

@@ -9,7 +9,14 @@ from typing import NamedTuple, Protocol
 
 from agentd.acp import envelope, methods
 from agentd.config import Limits
-from agentd.errors import AgentdError, AgentTimeout, NoSuchSession, QueueFull, RequestCancelled
+from agentd.errors import (
+    AgentdError,
+    AgentTimeout,
+    BudgetExhausted,
+    NoSuchSession,
+    QueueFull,
+    RequestCancelled,
+)
 from agentd.log import Context
 from agentd.store import records
 from agentd.store.keeper import Keeper
@@ -129,6 +136,8 @@ class Turns:
         self._log = log
         self._turn: Turn | None = None
         self._queue: deque[Turn] = deque()
+        self._exhausted = False
+        """Whether the last prompt was one too many for the budget."""
         self._backstop: asyncio.TimerHandle | None = None
 
     @property
@@ -168,8 +177,19 @@ class Turns:
             self._begin(self._new(prompt))
 
     def _new(self, prompt: Prompt) -> Turn:
-        self._house.budget.admit(self._owner.key)
+        self._admit()
         return Turn(prompt, self._store.new_number(), self._house.now())
+
+    def _admit(self) -> None:
+        """Raises BudgetExhausted, which is logged once, and not for each prompt of one that runs wild."""
+        try:
+            self._house.budget.admit(self._owner.key)
+        except BudgetExhausted as exc:
+            if not self._exhausted:
+                self._log.warning("%s", exc.message, extra={"event": Event.BUDGET_EXHAUSTED})
+            self._exhausted = True
+            raise
+        self._exhausted = False
 
     def _wait(self, turn: Turn) -> None:
         self._queue.append(turn)
