@@ -2,8 +2,8 @@
 """Many callers of one D-Bus service in one process, which costs next to nothing: bytes in, bytes out.
 
 Each has a connection of its own, and one call under way at a time.
-`callers.py PATH COUNT SECONDS PACE [Ping]` prints a line of JSON: how long calls took, and how many connections
-were lost.
+`callers.py PATH COUNT SECONDS PACE [Ping]` prints a line of JSON: how long calls took, and how many
+connections were lost.
 """
 
 import json

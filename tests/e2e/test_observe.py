@@ -141,3 +141,17 @@ def test_metrics_unit_may_do_next_to_nothing(host: Host) -> None:
     done = host.run("systemd-analyze", "verify", "agentd-metrics.socket", "agentd-metrics@x.service")
     assert "agentd-metrics" not in done.stderr
     host.run("systemd-analyze", "security", "--threshold=15", "agentd-metrics@x.service")
+
+
+def test_the_journal_explains_what_it_has(host: Host) -> None:
+    host.run("journalctl", "--update-catalog")
+    explained = host.run("journalctl", "--catalog", "--no-pager", "--unit=agentd.service").stdout
+    assert "Subject: The manager of agentd is ready" in explained, explained[-2000:]
+
+
+def test_status_of_a_container_ends_with_what_was_logged_of_it(host: Host) -> None:
+    host.run("systemctl", "start", "agentd@box")
+    host.run("journalctl", "--sync")
+    shown = host.run("agentctl", "status", "box", "--lines=5").stdout.splitlines()
+    assert shown[0].startswith("● box - podman container")
+    assert any("serving box" in line for line in shown[-5:]), shown

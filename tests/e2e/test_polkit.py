@@ -5,9 +5,13 @@ and a stranger; with polkit and without it.
 
 import contextlib
 import json
+import os
 import re
+import select
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 import pytest
 
@@ -140,3 +144,29 @@ def title(site: Site, user: str | None) -> str:
         "busctl", "--json=short", "get-property", "org.agentd1", site.session, SESSION, "Title", user=user
     )
     return str(json.loads(done.stdout)["data"])
+
+
+def test_who_knows_roots_password_is_asked_for_it_on_the_terminal(site: Site) -> None:
+    site.run("sh", "-c", "echo root:only-for-this-test | chpasswd")
+    login = f"su --pty --login --command='agentctl --system drain box' {STRANGER}"
+    command = ("script", "-qec", login, "/dev/null")
+    with site.machine.popen(*command, text=False) as terminal:
+        assert terminal.stdin is not None and terminal.stdout is not None
+        asked = until(terminal.stdout, b"assword:")
+        assert b"org.agentd1.drain" in asked
+        terminal.stdin.write(b"only-for-this-test\n")
+        terminal.stdin.flush()
+        until(terminal.stdout, b"draining")
+        terminal.stdin.close()
+    assert site.property("/org/agentd1/container/box", "Container", "Drained") == ["box"]
+
+
+def until(output: IO[bytes], words: bytes) -> bytes:
+    """Read on until these words have come."""
+    seen, end = b"", time.monotonic() + 30
+    while words not in seen:
+        assert select.select((output,), (), (), max(0.0, end - time.monotonic()))[0], seen
+        data = os.read(output.fileno(), 4096)
+        assert data, seen
+        seen += data
+    return seen

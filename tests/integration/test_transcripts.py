@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What busctl and gdbus print, as somebody types them; in the transcripts, … stands for anything in a line."""
+"""What busctl and gdbus print, as somebody types them; in transcripts, … stands for anything in a line."""
 
 import re
 import shlex

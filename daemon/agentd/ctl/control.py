@@ -3,11 +3,13 @@
 
 import argparse
 import asyncio
+import functools
 import json
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
-from agentd.bus import NO_REPLY, Bus
+from agentd.bus import INTERACTIVE_AUTHORIZATION_REQUIRED, NO_REPLY, Bus
+from agentd.ctl.asking import terminal
 from agentd.ctl.places import candidates, unreachable
 from agentd.errors import ManagerUnreachable
 from agentd.interface import PROPERTIES, BusError
@@ -17,6 +19,8 @@ NAME, ROOT, MANAGER, JOB = "org.agentd1", "/org/agentd1", "org.agentd1.Manager",
 CONTAINER, SESSION = "org.agentd1.Container", "org.agentd1.Session"
 FIRST_SEC = 5.0
 """For a manager to say anything: the bus starts it, and waits for longer than a person likes to."""
+PERSON_SEC = 150.0
+"""For an answer, where polkit has to ask somebody before: a little more than the manager gives it."""
 SYSTEMD, SYSTEMD_PATH, UNIT = "org.freedesktop.systemd1", "/org/freedesktop/systemd1", "agentd.service"
 SYSTEMD_SEC = 2.0
 ABSENT = (
@@ -46,7 +50,14 @@ class Control:
         self, path: str, interface: str, member: str, signature: str = "", *args: object
     ) -> list[Any]:
         """Call a method of any object of its; the user may be asked for a password. Raises its error."""
-        return await self.bus.call(NAME, path, interface, member, signature, *args, interactive=True)
+        call = functools.partial(self.bus.call, NAME, path, interface, member, signature, *args)
+        try:
+            return await call()
+        except BusError as exc:
+            if exc.name != INTERACTIVE_AUTHORIZATION_REQUIRED:
+                raise
+        async with terminal():
+            return await call(interactive=True, timeout=PERSON_SEC)
 
     async def status(self) -> dict[str, Any]:
         """What Manager.Status says."""
@@ -60,8 +71,7 @@ class Control:
         return str(path)
 
     async def property(self, path: str, interface: str, name: str) -> Any:
-        [value] = await self.bus.call(NAME, path, PROPERTIES, "Get", "ss", interface, name)
-        return value
+        return await self.bus.property(NAME, path, interface, name)
 
     async def properties(self, path: str, interface: str) -> dict[str, Any]:
         [values] = await self.bus.call(NAME, path, PROPERTIES, "GetAll", "s", interface)
@@ -113,9 +123,7 @@ async def _unit_state(bus: Bus) -> str:
     try:
         manager = f"{SYSTEMD}.Manager"
         [path] = await bus.call(SYSTEMD, SYSTEMD_PATH, manager, "GetUnit", "s", UNIT, timeout=SYSTEMD_SEC)
-        [state] = await bus.call(
-            SYSTEMD, path, PROPERTIES, "Get", "ss", f"{SYSTEMD}.Unit", "ActiveState", timeout=SYSTEMD_SEC
-        )
+        state = await bus.property(SYSTEMD, path, f"{SYSTEMD}.Unit", "ActiveState", timeout=SYSTEMD_SEC)
     except BusError:  # no systemd there, or it has no such unit loaded: nothing more is known
         return f"{UNIT} is not there, or cannot start"
     if state == "activating":
