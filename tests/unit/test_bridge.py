@@ -539,6 +539,16 @@ def test_manager_that_shuts_down_is_asked_again(door: Door, editor: Editor, work
         assert works(editor, other)
 
 
+def test_manager_that_is_restarted_as_an_editor_comes_is_asked_again(
+    door: Door, start: Callable[..., Editor]
+) -> None:
+    editor = start()
+    with door.knock() as refusing:
+        refusing.refuses("_agentd/attach", "shutting_down")
+    with door.attached() as worker:
+        assert works(editor, worker)
+
+
 def test_manager_that_shut_down_with_its_socket_is_gone(door: Door, editor: Editor, worker: Worker) -> None:
     worker.close()
     with door.knock() as refusing:

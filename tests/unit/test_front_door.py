@@ -10,7 +10,7 @@ from agentd import errors, link
 from agentd.config import Configuration, Container, Limits
 from agentd.manager.access import Access, peer_of
 from agentd.manager.container import WorkerEnd
-from agentd.manager.front_door import TAKE_SEC, FrontDoor
+from agentd.manager.front_door import FINISH_SEC, TAKE_SEC, FrontDoor
 from agentd.manager.handshake import Opening
 from agentd.manager.registry import Registry
 from agentd.tasks import Tasks
@@ -185,6 +185,44 @@ def test_connections_that_wait_for_a_worker_count_as_pending() -> None:
         for pair in ends:
             for end in pair:
                 end.close()
+        house.close()
+
+    run(test())
+
+
+def test_who_is_on_the_way_when_the_manager_ends_is_told_to_connect_again() -> None:
+    async def test() -> None:
+        house = House()
+        house.ours.setblocking(False)
+        house.theirs.sendall(
+            b'{"id":7,"method":"_agentd/attach","params":{"container":"box","start":false}}\n'
+        )
+        house.door._begin(house.door._welcome(house.ours, ""))
+        await settle()
+        finishing = asyncio.ensure_future(house.door.finish())
+        await settle()
+        assert not finishing.done(), "it may get there yet"
+        await skip(FINISH_SEC)
+        await finishing
+        answer = house.theirs.recv(4096)
+        assert b'"id":7' in answer and b'"shutting_down"' in answer
+        house.close()
+
+    run(test())
+
+
+def test_who_gets_to_a_worker_while_the_manager_ends_is_its_client() -> None:
+    async def test() -> None:
+        house = House()
+        worker = house.link()
+        house.ours.setblocking(False)
+        house.theirs.sendall(b'{"id":7,"method":"_agentd/attach","params":{"container":"box"}}\n')
+        house.door._begin(house.door._welcome(house.ours, ""))
+        finishing = asyncio.ensure_future(house.door.finish())
+        while not wire(worker).offered:
+            await asyncio.sleep(0)
+        house.door.taken(wire(worker).offered[0].connection)
+        await finishing
         house.close()
 
     run(test())

@@ -18,6 +18,7 @@ from agentd.errors import (
     AgentdError,
     Draining,
     Internal,
+    ShuttingDown,
     TooManyConnections,
     WorkerFailed,
 )
@@ -31,6 +32,9 @@ from agentd.tasks import Tasks
 ACCEPTED_AT_ONCE = 64
 """Connections taken in one pass of the loop, so that a flood does not starve everything else."""
 BREATH_SEC = 1.0
+FINISH_SEC = 1.0
+"""What connections have to find their worker in when the manager ends."""
+STOPPING = "agentd is being stopped or restarted: connect again"
 TAKE_SEC = 10.0
 """What a worker has to say that it took a connection."""
 WORKERS = 3
@@ -52,6 +56,8 @@ class FrontDoor:
         self._numbers = itertools.count(1)
         self._offers: dict[int, asyncio.Future[None]] = {}
         self._listeners: dict[socket.socket, str] = {}
+        self._on_the_way: set[asyncio.Task[None]] = set()
+        """One for each connection that has not found its worker yet."""
 
     # Listening
 
@@ -81,7 +87,21 @@ class FrontDoor:
                 asyncio.get_running_loop().call_later(BREATH_SEC, self.listen, sock, container)
                 return
             connection.setblocking(False)
-            self._tasks.start(self._welcome(connection, container), "connection")
+            self._begin(self._welcome(connection, container))
+
+    def _begin(self, work: Coroutine[Any, Any, None]) -> None:
+        task = self._tasks.start(work, "connection")
+        self._on_the_way.add(task)
+        task.add_done_callback(self._on_the_way.discard)
+
+    async def finish(self) -> None:
+        """After `close`: who is on the way to a worker gets there, or is told to connect again."""
+        if self._on_the_way:
+            await asyncio.wait(self._on_the_way, timeout=FINISH_SEC)
+        for task in self._on_the_way:
+            task.cancel()
+        if self._on_the_way:
+            await asyncio.wait(self._on_the_way)
 
     # Over D-Bus
 
@@ -98,7 +118,7 @@ class FrontDoor:
         ours.setblocking(False)
         self._pending[peer.uid] += 1
         work = self._pass_on(ours, peer, opening._replace(container=container.name))
-        self._tasks.start(self._counted(peer, ours, work), "connection over D-Bus")
+        self._begin(self._counted(peer, ours, work))
         return theirs
 
     async def _pass_on(self, sock: socket.socket, peer: Peer, opening: Opening) -> None:
@@ -106,6 +126,9 @@ class FrontDoor:
             await self._hand_over(sock, peer, opening, admitted=True)
         except AgentdError as exc:
             await refuse(sock, envelope.NULL, exc)
+        except asyncio.CancelledError:
+            await refuse(sock, envelope.NULL, ShuttingDown(STOPPING))
+            raise
 
     # One connection
 
@@ -145,6 +168,9 @@ class FrontDoor:
         except AgentdError as exc:
             log.info("refused a connection: %s", exc.message)
             await refuse(sock, raw_id, exc)
+        except asyncio.CancelledError:
+            await refuse(sock, raw_id, ShuttingDown(STOPPING))
+            raise
         except OSError:
             raise
         except Exception:

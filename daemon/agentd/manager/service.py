@@ -142,6 +142,7 @@ class Service:
     async def _close(self, manager: Manager, control: Control, spawner: Spawner) -> None:
         manager.stopping()
         manager.door.close()
+        await manager.door.finish()
         if isinstance(spawner, ChildSpawner):
             manager.links.dismiss_watcher()
             await self._let_workers_go(manager)

@@ -17,6 +17,7 @@ from agentd.errors import (
     FrameTooLarge,
     InvalidArgs,
     ManagerUnreachable,
+    ShuttingDown,
     revive,
 )
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
+RESTART_SEC = 0.3
 CHUNK = 1 << 18
 LINE_BYTES = 1 << 28
 ANSWER_SEC = 120.0
@@ -151,13 +153,20 @@ class Door:
         """Raises ManagerUnreachable, AccessDenied, or what the manager says against it."""
         sock = front_door(self._options)
         self._path = sock.getpeername()
-        return self._attach(sock, self._options.session, start=True)
+        try:
+            return self._attach(sock, self._options.session, start=True)
+        except ShuttingDown:
+            time.sleep(RESTART_SEC)  # it may be on its way back, and its socket is systemd's
+            return self._attach(self._connected(), self._options.session, start=True)
 
     def again(self, *, start: bool) -> Connection:
         """Another connection, in place of one that broke. `start`: start the worker if there is none.
 
         Raises ManagerUnreachable where that may pass, AccessDenied, or what the manager says against it.
         """
+        return self._attach(self._connected(), "", start=start)
+
+    def _connected(self) -> socket.socket:
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             sock.settimeout(ANSWER_SEC)
@@ -168,7 +177,7 @@ class Door:
         except OSError as exc:
             sock.close()
             raise ManagerUnreachable(f"agentd is gone ({self._path}: {exc.strerror})") from None
-        return self._attach(sock, "", start=start)
+        return sock
 
     @property
     def is_there(self) -> bool:
