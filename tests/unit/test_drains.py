@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from agentd import errors
+from agentd.files import replace_file
 from agentd.manager import drains as module
-from agentd.manager.drains import Drains, JobRecord, Ledger, PartRecord, replace_file
+from agentd.manager.drains import Drains, JobRecord, Ledger, PartRecord
 from agentd.tasks import Tasks
 from unit.loop import run, settle, skip
 

@@ -3,6 +3,7 @@
 
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -69,6 +70,12 @@ def test_the_manager() -> None:
     assert value("up") == value("info", version="1.2", mode="system") == value("watcher_connected") == 1
     assert (value("start_time_seconds"), value("draining")) == (1_700_000_000.5, 0)
     assert (value("engine_up", engine="podman"), value("engine_up", engine="docker")) == (1, 0)
+
+
+def test_every_metric_is_in_the_manual_and_no_other() -> None:
+    page = (Path(__file__).parents[2] / "packaging" / "man" / "agentctl.1").read_text()
+    told = {name for name, _ in samples(FULL)}
+    assert set(re.findall(r"^\.Li (agentd_[a-z_]+)", page, re.MULTILINE)) == told
 
 
 def test_states_that_nothing_has_are_told_too() -> None:

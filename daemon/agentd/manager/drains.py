@@ -11,6 +11,7 @@ from pathlib import Path
 import msgspec
 
 from agentd.errors import StoreFailed
+from agentd.files import replace_file
 from agentd.systemd.events import Event
 from agentd.tasks import Tasks
 
@@ -154,19 +155,3 @@ def _decoded(data: bytes) -> Drains:
     if drains.version > VERSION:
         raise msgspec.DecodeError(f"version {drains.version} is of a newer agentd, this one knows {VERSION}")
     return drains
-
-
-def replace_file(path: str, data: bytes) -> None:
-    """Write a file so that whoever reads it, after a power cut too, finds the old or the new one. Blocks."""
-    fresh = path + ".new"
-    descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    with open(descriptor, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(descriptor)
-    os.replace(fresh, path)
-    folder = os.open(os.path.dirname(path), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple, TypeVar
 import msgspec
 
 from agentd.errors import StoreCorrupt, StoreFailed, StoreFull
+from agentd.files import sync_directory
 from agentd.store import schema
 from agentd.store.batch import Batch, Contents, decoded, encoded
 from agentd.store.records import Begun, Permission, Record, Run, Turn
@@ -281,17 +282,8 @@ def _make_file(path: str) -> tuple[int, int]:
         os.fchmod(descriptor, 0o600)
     finally:
         os.close(descriptor)
-    _sync_directory(os.path.dirname(path))
+    sync_directory(os.path.dirname(path))  # SQLite does it for the log, but has not made the database
     return found.st_dev, found.st_ino
-
-
-def _sync_directory(path: str) -> None:
-    """SQLite does it for the log, but it has not made the database."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _size(path: str) -> int:

@@ -3,7 +3,6 @@
 
 import asyncio
 import enum
-import os
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, NamedTuple
 
@@ -11,6 +10,7 @@ import msgspec
 
 from agentd.config import KNOWN_AGENTS, Configuration
 from agentd.errors import AgentdError, EngineFailed
+from agentd.files import replace_file
 from agentd.link import ContainerInfo
 from agentd.log import Context
 from agentd.process import capture
@@ -306,7 +306,4 @@ def _read(file: str, key: str) -> list[Card]:
 
 
 def _write(file: str, key: str, cards: list[Card]) -> None:
-    new = f"{file}.new"
-    with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as stream:
-        stream.write(msgspec.json.encode(_Kept(key, cards)))
-    os.replace(new, file)
+    replace_file(file, msgspec.json.encode(_Kept(key, cards)))
