@@ -5,7 +5,7 @@ import os
 
 
 def replace_file(path: str, data: bytes) -> None:
-    """Write a file so that whoever reads it, whenever that is, finds the old or the new one. For us alone."""
+    """Write a file, for us alone, so that whoever reads it finds the old or the new one whenever that is."""
     fresh = path + ".new"
     descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     with open(descriptor, "wb") as file:
