@@ -26,8 +26,6 @@ from agentd.interface import (
     variant,
 )
 
-pytest_plugins = ["support.private_bus"]
-
 NAME, PATH, FACE = "org.example.Test", "/org/example/Test", "org.example.Face"
 PROPERTIES, OBJECT_MANAGER = "org.freedesktop.DBus.Properties", "org.freedesktop.DBus.ObjectManager"
 ERROR = "org.freedesktop.DBus.Error."

@@ -16,8 +16,6 @@ from support.acp_client import Client, reason, result
 from support.control import ROOT, Control, control, eventually
 from support.embedded import Embedded, Start
 
-pytest_plugins = ["support.private_bus"]
-
 MANAGER, SESSION = "org.agentd1.Manager", "org.agentd1.Session"
 
 

@@ -15,8 +15,6 @@ from support.acp_client import Client
 from support.control import ROOT, Control, control, eventually
 from support.embedded import Embedded, Start
 
-pytest_plugins = ["support.private_bus"]
-
 CONTRACT = Path(__file__).parents[2] / "dbus" / "org.agentd1.xml"
 HERE = f"{ROOT}/container/here"
 ELSEWHERE = {

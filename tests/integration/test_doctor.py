@@ -18,8 +18,6 @@ from agentd.interface import Interface, method, prop
 from agentd.paths import Mode
 from support.embedded import Embedded, Start, eventually
 
-pytest_plugins = ["support.private_bus"]
-
 
 def examined(agentd: Embedded) -> tuple[int, dict[str, list[dict[str, str]]]]:
     """The exit status, and the findings of each check, without the notes about packages."""

@@ -23,8 +23,6 @@ from agentd.interface import signal as dbus_signal
 from support.acp_client import DEADLINE
 from support.embedded import Embedded, Start, eventually, memory
 
-pytest_plugins = ["support.private_bus"]
-
 Seen = dict[str, Any]
 
 

@@ -15,8 +15,6 @@ from agentd.interface import Interface, method, signal
 from agentd.runtimes.machined import Machined
 from agentd.systemd import machines
 
-pytest_plugins = ["support.private_bus"]
-
 NAME, PATH = "org.freedesktop.machine1", "/org/freedesktop/machine1"
 BOXES = {
     "box": Container(runtime="machined"),

@@ -10,8 +10,6 @@ from agentd import link
 from support.control import ROOT, Control, control
 from support.embedded import Embedded, Start
 
-pytest_plugins = ["support.private_bus"]
-
 WORKERS, CHANGES = 100, 10_000
 PROPERTIES = "org.freedesktop.DBus.Properties"
 

@@ -9,8 +9,6 @@ from support.acp_client import Client
 from support.embedded import Embedded, Start
 from support.races import Races
 
-pytest_plugins = ["support.private_bus"]
-
 NAMES = ["here", "there"]
 
 

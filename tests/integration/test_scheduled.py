@@ -21,8 +21,6 @@ from agentd.paths import Mode, Paths
 from agentd.systemd.timers import TIMER, came_due_meanwhile
 from support.embedded import Embedded, Start
 
-pytest_plugins = ["support.private_bus"]
-
 NAME = "nightly"
 
 

@@ -17,8 +17,6 @@ from agentd.errors import AccessDenied, NotRunning, WorkerFailed
 from agentd.interface import BusError, Interface, method, prop, signal
 from agentd.systemd.units import UnitJobs
 
-pytest_plugins = ["support.private_bus"]
-
 BOX = "agentd@box.service"
 UNIT_PATH = "/org/freedesktop/systemd1/unit/box"
 PREFIX = "org.freedesktop.systemd1."
