@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A pytest plugin: a private D-Bus for a test, agentd's side of it with either library, and coroutine tests."""
+"""A pytest plugin: a private D-Bus for a test, agentd on it with either library, and coroutine tests."""
 
 import asyncio
 import functools
