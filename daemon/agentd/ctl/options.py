@@ -1,14 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """The command line of agentctl. Verbs name their module; it is imported when the verb is the one to run."""
 
+from __future__ import annotations
+
 import argparse
 import importlib
 import math
 import os
-from collections.abc import Callable, Iterable
-from typing import Any
 
 from agentd import __version__
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from typing import Any
 
 LINES = 10
 """How much of a log is shown where nobody says how much."""
@@ -39,18 +44,18 @@ def count(text: str) -> int:
     return value
 
 
-def parser() -> argparse.ArgumentParser:
+def parser(verb: str = "") -> argparse.ArgumentParser:
+    """`verb`: the one that the command line begins with, if any: most others are left out then, for `attach`
+    must not pay for them.
+    """
     top = argparse.ArgumentParser(
         prog="agentctl", description="Use and control the coding agents in containers."
     )
     top.add_argument("--version", action="version", version=f"agentctl {__version__}")
     _where(top, default=None)
     verbs = top.add_subparsers(required=True, metavar="VERB", dest="verb")
-    _talking(verbs)
-    _looking(verbs)
-    _remembering(verbs)
-    _watching(verbs)
-    _ordering(verbs)
+    for describe in [each for each, names in VERBS.items() if verb in names] or VERBS:
+        describe(verbs)
     return top
 
 
@@ -97,7 +102,7 @@ class _Instead(argparse.Action):
 
 
 def _verb(
-    verbs: "argparse._SubParsersAction[argparse.ArgumentParser]",
+    verbs: argparse._SubParsersAction[argparse.ArgumentParser],
     name: str,
     text: str,
     *,
@@ -120,7 +125,7 @@ RESULT = "print what came of it as JSON with stable keys"
 ROWS = "print lines of JSON with stable keys"
 
 
-def _talking(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def _talking(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     attach = _verb(
         verbs, "attach", "speak ACP with a container's agent over stdin and stdout, as editors do"
     )
@@ -168,7 +173,7 @@ def _talking(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> No
     )
 
 
-def _looking(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def _looking(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     _verb(verbs, "list", "list the containers that opted in", json=STABLE, pages=True)
     status = _verb(
         verbs,
@@ -216,7 +221,7 @@ def _looking(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> No
     _verb(verbs, "doctor", "look for whatever keeps agentd from working", json=STABLE, pages=True)
 
 
-def _remembering(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def _remembering(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     sessions = _verb(
         verbs,
         "sessions",
@@ -250,7 +255,7 @@ def _remembering(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -
         )
 
 
-def _watching(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def _watching(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     top = _verb(
         verbs, "top", "watch containers, sessions and what they take", json="print a line of JSON a round"
     )
@@ -276,7 +281,7 @@ def _watching(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
     )
 
 
-def _ordering(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def _ordering(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     drain = _verb(verbs, "drain", "let running turns end and none begin", json=RESULT)
     drain.add_argument(
         "--timeout", metavar="SECONDS", type=seconds, help="cut turns off that still run then"
@@ -305,8 +310,17 @@ def _ordering(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
     _verb(verbs, "reload", "make the manager read its configuration again", json=RESULT)
 
 
+VERBS = {
+    _talking: ("attach", "prompt", "login"),
+    _looking: ("list", "status", "show", "agents", "paths", "check", "doctor"),
+    _remembering: ("sessions", "history", "cancel"),
+    _watching: ("top", "logs", "events", "metrics"),
+    _ordering: ("drain", "undrain", "start", "stop", "reload"),
+}
+"""What describes which verbs."""
+
+
 def parse(arguments: list[str]) -> argparse.Namespace:
-    made = parser()
     if "_ARGCOMPLETE" in os.environ:  # a shell asks what a line may go on with
-        importlib.import_module("agentd.ctl.complete").answer(made)
-    return made.parse_args(arguments)
+        importlib.import_module("agentd.ctl.complete").answer(parser())
+    return parser(arguments[0] if arguments else "").parse_args(arguments)

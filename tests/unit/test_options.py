@@ -1,0 +1,39 @@
+# SPDX-License-Identifier: Apache-2.0
+
+import argparse
+import subprocess
+import sys
+
+import pytest
+
+from agentd.ctl import options
+
+
+def verbs(parser: argparse.ArgumentParser) -> set[str]:
+    [action] = [each for each in parser._actions if isinstance(each, argparse._SubParsersAction)]
+    return set(action.choices)
+
+
+def test_every_verb_is_known_by_whoever_describes_it() -> None:
+    assert verbs(options.parser()) == {verb for names in options.VERBS.values() for verb in names}
+    for names in options.VERBS.values():
+        for verb in names:
+            assert verbs(options.parser(verb)) == set(names)
+
+
+def test_where_a_verb_does_not_come_first_all_are_known() -> None:
+    assert verbs(options.parser("--user")) == verbs(options.parser()) == verbs(options.parser("attahc"))
+    assert options.parse(["-H", "attach", "list"]).host == "attach"
+
+
+@pytest.mark.parametrize("line", ["--user list", "list --user"])
+def test_which_manager_is_meant_may_be_said_before_the_verb_and_after_it(line: str) -> None:
+    assert options.parse(line.split()).user
+
+
+def test_the_command_line_of_an_editor_brings_nothing_slow() -> None:
+    slow = "{'asyncio', 'msgspec', 'typing', 'dataclasses', 'pathlib', 'logging', 'rich'}"
+    parse = "from agentd.ctl.options import parse; parse(['attach', 'box'])"
+    script = f"import sys; {parse}; print({slow} & set(sys.modules) or 'none')"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout == "none\n"
