@@ -16,7 +16,7 @@ from agentd.manager.status import as_json
 
 COUNTS = ("State", "Draining", "NContainers", "NClients", "NSessions", "NTurns", "ConfigTimestamp")
 
-MOST_ANSWERS = 64
+MOST_ANSWERS = 16
 """Accounts that ask, times what they ask: beyond that, all are made anew."""
 
 
