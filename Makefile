@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-# make demo, make test, make soak, make lint, make bench, make install: each prepares what it needs and says what it does.
+# make demo, test, soak, lint, bench, install, deb, rpm: each prepares what it needs, or says what it is.
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -10,7 +10,7 @@ PYTHON_DIR ?= $(PREFIX)/lib/python3/dist-packages
 UNIT_DIR ?= $(PREFIX)/lib/systemd/system
 SHARE = $(DESTDIR)$(PREFIX)/share
 
-.PHONY: demo test soak lint bench install clean
+.PHONY: demo test soak lint bench install deb rpm clean
 
 demo: $(VENV)/demo
 	@$(BIN)/python tests/demo.py
@@ -22,8 +22,8 @@ soak: $(VENV)/test
 	@$(BIN)/python tests/soak.py $(ARGS)
 
 lint: $(VENV)/test
-	$(BIN)/ruff format --check daemon tests packaging
-	$(BIN)/ruff check daemon tests packaging
+	$(BIN)/ruff format --check daemon tests packaging packaging/build-deb
+	$(BIN)/ruff check daemon tests packaging packaging/build-deb
 	$(BIN)/mypy
 
 bench: $(VENV)/test
@@ -36,8 +36,7 @@ $(VENV)/demo $(VENV)/test: $(VENV)/%: pyproject.toml .ci/setup
 
 install:
 	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PYTHON_DIR) $(DESTDIR)$(UNIT_DIR)
-	cp -r daemon/agentd $(DESTDIR)$(PYTHON_DIR)/
-	find $(DESTDIR)$(PYTHON_DIR)/agentd -name __pycache__ -prune -exec rm -r {} +
+	cd daemon && find agentd -name '*.py' -exec cp --parents -t $(abspath $(DESTDIR)$(PYTHON_DIR)) {} +
 	install -m 755 packaging/agentd packaging/agentctl $(DESTDIR)$(PREFIX)/bin/
 	install -m 644 units/* $(DESTDIR)$(UNIT_DIR)/
 	install -D -m 644 packaging/agentd.sysusers $(DESTDIR)$(PREFIX)/lib/sysusers.d/agentd.conf
@@ -55,6 +54,13 @@ install:
 	install -D -m 644 packaging/completions/agentctl.bash $(SHARE)/bash-completion/completions/agentctl
 	install -D -m 644 packaging/completions/agentctl.zsh $(SHARE)/zsh/vendor-completions/_agentctl
 	install -D -m 644 packaging/completions/agentctl.fish $(SHARE)/fish/vendor_completions.d/agentctl.fish
+
+# Packages of this checkout, in dist/.
+deb:
+	packaging/build-deb --lintian $(ARGS)
+
+rpm:
+	packaging/build-rpm
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache
