@@ -8,6 +8,7 @@ BIN = $(VENV)/bin
 PREFIX ?= /usr
 PYTHON_DIR ?= $(PREFIX)/lib/python3/dist-packages
 UNIT_DIR ?= $(PREFIX)/lib/systemd/system
+USER_UNIT_DIR ?= $(PREFIX)/lib/systemd/user
 SHARE = $(DESTDIR)$(PREFIX)/share
 
 .PHONY: demo test soak lint bench install deb rpm clean
@@ -35,15 +36,17 @@ $(VENV)/demo $(VENV)/test: $(VENV)/%: pyproject.toml .ci/setup
 	@touch $@
 
 install:
-	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PYTHON_DIR) $(DESTDIR)$(UNIT_DIR)
+	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PYTHON_DIR) $(DESTDIR)$(UNIT_DIR) $(DESTDIR)$(USER_UNIT_DIR)
 	cd daemon && find agentd -name '*.py' -exec cp --parents -t $(abspath $(DESTDIR)$(PYTHON_DIR)) {} +
 	install -m 755 packaging/agentd packaging/agentctl $(DESTDIR)$(PREFIX)/bin/
-	install -m 644 units/* $(DESTDIR)$(UNIT_DIR)/
+	install -m 644 units/agentd* $(DESTDIR)$(UNIT_DIR)/
+	install -m 644 units/user/* $(DESTDIR)$(USER_UNIT_DIR)/
 	install -D -m 644 packaging/agentd.sysusers $(DESTDIR)$(PREFIX)/lib/sysusers.d/agentd.conf
 	install -D -m 644 packaging/agentd.tmpfiles $(DESTDIR)$(PREFIX)/lib/tmpfiles.d/agentd.conf
 	install -D -m 644 dbus/org.agentd1.xml $(SHARE)/dbus-1/interfaces/org.agentd1.xml
 	install -D -m 644 dbus/org.agentd1.conf $(SHARE)/dbus-1/system.d/org.agentd1.conf
 	install -D -m 644 dbus/org.agentd1.service $(SHARE)/dbus-1/system-services/org.agentd1.service
+	install -D -m 644 dbus/org.agentd1.session.service $(SHARE)/dbus-1/services/org.agentd1.service
 	install -D -m 644 dbus/org.agentd1.policy $(SHARE)/polkit-1/actions/org.agentd1.policy
 	install -D -m 644 dbus/agentd.rules $(SHARE)/polkit-1/rules.d/agentd.rules
 	install -D -m 644 packaging/man/agentctl.1 $(SHARE)/man/man1/agentctl.1

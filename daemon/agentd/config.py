@@ -7,7 +7,6 @@ the sentence "must be …", and every problem of every file is reported at once,
 
 import os
 import re
-import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -474,6 +473,8 @@ def _read(file: Path) -> _Sheet | None:
         return None
     except OSError as error:
         return _Sheet(file, {}, [f"{file}: can't be read: {error.strerror}"])
+    import tomllib  # workers, of which there may be many, read no files
+
     try:
         table = tomllib.loads(content.decode())
     except UnicodeDecodeError as error:

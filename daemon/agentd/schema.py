@@ -4,7 +4,6 @@
 The type of every value carries a `Meta` whose description completes the sentence "must be …".
 """
 
-import difflib
 from collections.abc import Iterable, Iterator
 from typing import Annotated, Any, get_args, get_origin
 
@@ -108,6 +107,8 @@ def _unknown(name: str, known: Iterable[str]) -> str:
 
 
 def suggestion(name: str, there: Iterable[str]) -> str:
+    import difflib  # for those who have made a mistake
+
     close = difflib.get_close_matches(name, list(there), n=1)
     return f"; did you mean `{close[0]}`?" if close else ""
 

@@ -204,6 +204,7 @@ def test_the_turn_of_a_killed_worker_is_interrupted_and_the_session_goes_on(box:
         assert editor.turn("say before") == ["before"]
         turn, before = editor.hold(), box.agents()
         shown = len(editor.seen)
+        box.history(editor.session)  # which has all on disk that was said so far
         box.kill()
         answer, _ = editor.answer(turn)
         assert answer["error"]["data"]["reason"] == "interrupted"

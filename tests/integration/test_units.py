@@ -1,13 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Unit jobs, against a systemd of ours on a private bus; the end-to-end ring has the real one."""
+"""Unit jobs, against a systemd of ours on a private bus; the end-to-end ring has the real one. And what this
+host's systemd-analyze says of the units.
+"""
 
 import asyncio
 import os
+import re
+import shutil
 import signal as signals
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -247,3 +252,37 @@ class TestOldSystemd:
             with pytest.raises(NotRunning, match=f"process {process.pid} has ended"):
                 await units.unit_of(process.pid, pidfd)
         os.close(pidfd)
+
+
+# The files
+
+
+UNITS = Path(__file__).parents[2] / "units"
+
+
+def verified(folder: Path, manager: str) -> subprocess.CompletedProcess[str]:
+    """What systemd-analyze makes of the units of a folder, for the system's manager or a user's."""
+    environment = {"PATH": os.environ["PATH"], "XDG_RUNTIME_DIR": str(folder)}
+    files = [str(file) for file in sorted(folder.glob("agentd*"))]
+    command = ["systemd-analyze", manager, "verify", "--man=no", *files]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="there is no systemd-analyze")
+@pytest.mark.parametrize(("folder", "manager"), [(UNITS, "--system"), (UNITS / "user", "--user")])
+def test_units_verify_without_a_word(tmp_path: Path, folder: Path, manager: str) -> None:
+    for file in folder.glob("agentd*"):  # programs that any host has: agentd is not installed
+        text = re.sub(r"^(Exec\w+=)\S+", r"\1/bin/true", file.read_text(), flags=re.M)
+        (tmp_path / file.name).write_text(text)
+    done = verified(tmp_path, manager)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    (tmp_path / "agentd.service").write_text("[Service]\nExecStart=/bin/true\nNoSuchSetting=yes\n")
+    assert "NoSuchSetting" in verified(tmp_path, manager).stderr
+
+
+def test_a_user_has_the_units_that_the_system_has() -> None:
+    """Workers and the watcher are told by their units' names, whichever systemd runs them."""
+    theirs = {file.name for file in (UNITS / "user").iterdir()}
+    of_the_system = {file.name for file in UNITS.iterdir() if file.is_file()}
+    assert of_the_system - theirs == {"agentd-metrics.socket", "agentd-metrics@.service"}
+    assert theirs <= of_the_system

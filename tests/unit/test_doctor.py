@@ -384,6 +384,18 @@ def test_units_that_are_not_installed() -> None:
     assert states(bus_checks.judge_units({}, {}, Mode.USER)) == ["note"]
 
 
+def test_an_account_that_has_not_asked_for_its_agentd() -> None:
+    disabled = dict.fromkeys(UNITS, "disabled")
+    quiet = {name: Unit("loaded", "inactive") for name in LOADED}
+    [found] = judged(disabled, quiet, Mode.USER)
+    assert found == note(
+        "agentd is no service of this account yet", "systemctl --user enable --now agentd.socket"
+    )
+    [found] = judged(disabled, {}, Mode.USER)
+    assert found.advice == "systemctl --user enable agentd.socket" and "log in" in found.what
+    assert states(judged({**disabled, "agentd.socket": "enabled"}, {}, Mode.USER)) == ["ok"]
+
+
 # Telling
 
 FOUND = {

@@ -32,6 +32,8 @@ UNITS = (
     "agentd.slice",
 )
 SOCKETS = ("agentd.socket", "agentd-link.socket")
+WAYS_IN = {Mode.SYSTEM: ("agentd.service",), Mode.USER: ("agentd.socket", "agentd.service")}
+"""Units of which one has to be enabled, the usual one first."""
 AT_START = ("enabled", "enabled-runtime")
 REINSTALL = "install agentd again: its package, or make install"
 TOLD_MAX = 10
@@ -72,7 +74,7 @@ def absent(mode: Mode, runtime_dir: str) -> Finding:
     if mode is Mode.EMBEDDED:
         return problem("no manager is on its bus", f"agentd serve --runtime-dir {runtime_dir}")
     if mode is Mode.USER:
-        return note("the manager does not run", "agentd serve --user, where nothing starts it")
+        return note("the manager does not run", "agentd serve --user, where it is no service of yours")
     text = "the manager does not run; the next connection, or command, starts it"
     return note(text, "systemctl start agentd.service, if it should have been")
 
@@ -95,16 +97,13 @@ def manager(properties: Mapping[str, Any], systemctl: str) -> Iterator[Finding]:
 
 def watcher(status: Mapping[str, Any], mode: Mode) -> Iterator[Finding]:
     if not status["watcher"]["connected"]:
-        how = f"{systemctl(mode)} restart agentd-watch.service"
-        how = (
-            "see what agentd has logged"
-            if mode is Mode.EMBEDDED
-            else f"{how}; see: journalctl -u agentd-watch"
-        )
+        how = "see what agentd has logged"
+        if mode is not Mode.EMBEDDED:
+            how = f"{systemctl(mode)} restart agentd-watch.service; see: agentctl logs"
         yield problem("the watcher is not there: containers are shown as they were last known", how)
 
 
-def containers(status: Mapping[str, Any]) -> Iterator[Finding]:
+def containers(status: Mapping[str, Any], systemctl: str = "systemctl") -> Iterator[Finding]:
     """Workers in trouble, and those on older code."""
     found: Sequence[Mapping[str, Any]] = status["containers"]
     for each in [each for each in found if each["last_error"]][:TOLD_MAX]:
@@ -114,7 +113,7 @@ def containers(status: Mapping[str, Any]) -> Iterator[Finding]:
         yield problem(text, advice) if failed else note(text, advice)
     for each in [each for each in found if each["outdated"]][:TOLD_MAX]:
         unit = each["unit"].removesuffix(".service")
-        how = f"systemctl restart {unit}" if unit else f"agentctl stop {each['name']}"
+        how = f"{systemctl} restart {unit}" if unit else f"agentctl stop {each['name']}"
         yield note(
             f"{each['name']}: its worker runs agentd {each['worker_version']}", f"{how}, when it suits"
         )
@@ -202,18 +201,26 @@ def judge_units(enabled: Mapping[str, str], loaded: Mapping[str, Unit], mode: Mo
                 f"not installed: {', '.join(lacking)}", f"{REINSTALL}, then {command} daemon-reload"
             )
         return
-    amiss = [*_files(enabled, loaded, command), *_states(loaded, command)]
+    if mode is Mode.USER and enabled["agentd.socket"] not in AT_START and not _is_used(loaded):
+        yield note("agentd is no service of this account yet", f"{command} enable --now agentd.socket")
+        return
+    amiss = [*_files(enabled, loaded, mode), *_states(loaded, command)]
     yield from amiss
     if not amiss:
         yield fine("units are installed, loaded and enabled")
 
 
-def _files(enabled: Mapping[str, str], loaded: Mapping[str, Unit], command: str) -> Iterator[Finding]:
+def _is_used(loaded: Mapping[str, Unit]) -> bool:
+    return any(unit.active in ("active", "failed") for unit in loaded.values())
+
+
+def _files(enabled: Mapping[str, str], loaded: Mapping[str, Unit], mode: Mode) -> Iterator[Finding]:
+    command = systemctl(mode)
     for name in [name for name in UNITS if enabled[name] == "masked"]:
         yield problem(f"{name} is masked", f"{command} unmask {name}")
-    if enabled["agentd.service"] not in AT_START:
-        text = f"agentd.service is {enabled['agentd.service']}: it does not start with the system"
-        yield note(text, f"{command} enable agentd.service")
+    if not any(enabled[name] in AT_START for name in WAYS_IN[mode]):
+        name, when = WAYS_IN[mode][0], "with the system" if mode is Mode.SYSTEM else "when you log in"
+        yield note(f"{name} is {enabled[name]}: it does not start {when}", f"{command} enable {name}")
     for name, unit in loaded.items():
         if unit.load not in ("loaded", "masked", "not-found"):
             yield problem(f"systemd could not load {name}: {unit.load}", f"systemd-analyze verify {name}")

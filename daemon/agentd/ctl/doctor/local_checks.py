@@ -223,7 +223,9 @@ def engines(
     for name in needed:
         trouble = followed.get(name, "")
         if name in installed and trouble:
-            yield problem(f"{name}: {trouble}", f"see whether {PROGRAMS[name]} itself works, as root")
+            yield problem(
+                f"{name}: {trouble}", f"see whether {PROGRAMS[name]} works for the account of agentd"
+            )
         elif name in installed:
             yield fine(f"{name} is installed" + (", and followed" if name in followed else ""))
     missing = [name for name in needed if name not in installed]
@@ -332,7 +334,7 @@ def _begin(paths: Paths, unit: str, verb: str = "start") -> str:
     """How to have a socket listened on."""
     by_hand = {
         Mode.EMBEDDED: f"agentd serve --runtime-dir {paths.runtime_dir}",
-        Mode.USER: f"agentd serve --user, or where it is a service: systemctl --user {verb} {unit}",
+        Mode.USER: f"systemctl --user {verb} {unit}, or where it is no service: agentd serve --user",
     }
     return by_hand.get(paths.mode, f"systemctl {verb} {unit}")
 
