@@ -396,6 +396,12 @@ class Bus:
         if result not in (PRIMARY_OWNER, ALREADY_OWNER):
             raise AlreadyRunning(f"another process has the D-Bus name {name}: stop that one first")
 
+    async def has_owner(self, name: str, *, timeout: float = 25.0) -> bool:
+        """Whether anybody has `name`; nobody is started for it. Raises as `call` does."""
+        ask = (DAEMON, "/org/freedesktop/DBus", DAEMON, "NameHasOwner", "s", name)
+        [owned] = await self.call(*ask, timeout=timeout)
+        return bool(owned)
+
     async def credentials(self, sender: str) -> Credentials:
         """The account behind a unique name. It is remembered: such a name is never used again."""
         if sender not in self._credentials:

@@ -283,6 +283,13 @@ async def test_the_account_behind_a_sender(peers: Any) -> None:
         assert await server.credentials(":1.4711") == (-1, frozenset())
 
 
+async def test_whether_somebody_has_a_name(peers: Any) -> None:
+    async with peers.connected(2) as (server, client):
+        assert not await client.has_owner(NAME)
+        await server.request_name(NAME)
+        assert await client.has_owner(NAME)
+
+
 async def test_one_sender_cannot_occupy_us(peers: Any, bus: ModuleType, monkeypatch: Any) -> None:
     monkeypatch.setattr(bus, "MAX_CALLS", 3)
     async with peers.connected(3) as (server, greedy, other):

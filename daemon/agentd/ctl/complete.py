@@ -25,7 +25,6 @@ from agentd.interface import PROPERTIES
 from agentd.paths import Mode
 
 DEADLINE = 1.0
-DAEMON = "org.freedesktop.DBus"
 TITLE = 60
 """Characters of a description."""
 NOWHERE = {"system": None, "user": None, "runtime_dir": None, "host": None}
@@ -135,17 +134,11 @@ async def _ask(look: Look, line: Line) -> Choices:
         for paths in () if line.says("host") else candidates(line.options):
             try:
                 async with await Bus.connect(paths.bus_address) as bus:
-                    if await _is_there(bus):
+                    if await bus.has_owner(NAME):  # one that was stopped is not started by a key
                         return await look(Manager(bus), line)
             except BusError:
                 continue  # there is no such bus
     return {}
-
-
-async def _is_there(bus: Bus) -> bool:
-    """A manager that was stopped is not started by somebody who presses a key."""
-    [owned] = await bus.call(DAEMON, "/org/freedesktop/DBus", DAEMON, "NameHasOwner", "s", NAME)
-    return bool(owned)
 
 
 # What there is

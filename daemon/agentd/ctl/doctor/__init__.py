@@ -22,6 +22,7 @@ from agentd.ctl.doctor.findings import Finding, Health, aside, fine, looked, not
 from agentd.ctl.doctor.local_checks import systemctl
 from agentd.ctl.meant import place
 from agentd.ctl.screen import page, plain
+from agentd.ctl.text import count
 from agentd.errors import AgentdError, ConfigurationInvalid
 from agentd.interface import PROPERTIES, BusError
 from agentd.paths import Mode, Paths
@@ -66,8 +67,8 @@ def lines(mode: Mode, found: Found, problems: int) -> Iterator[Text]:
         yield from (plain(f"  {line}") for line in rest)
         if each.advice:
             yield plain(f"  → {each.advice}")
-    count = "no problem" if not problems else "1 problem" if problems == 1 else f"{problems} problems"
-    yield plain(f"{count} found with the agentd of {OF[mode]}")
+    found_in_all = count(problems, "problem") if problems else "no problem"
+    yield plain(f"{found_in_all} found with the agentd of {OF[mode]}")
 
 
 # Examining

@@ -10,6 +10,7 @@ from agentd.bus import Bus
 from agentd.ctl.control import NAME
 from agentd.ctl.doctor.findings import Finding, fine, note, problem
 from agentd.ctl.doctor.local_checks import systemctl
+from agentd.ctl.text import count
 from agentd.interface import PROPERTIES, BusError
 from agentd.paths import Mode
 
@@ -66,8 +67,7 @@ def _installed(name: str) -> bool:
 
 async def is_running(bus: Bus) -> bool:
     """Does not start it."""
-    [owned] = await _daemon(bus, "NameHasOwner", "s", NAME)
-    return bool(owned)
+    return await bus.has_owner(NAME, timeout=ANSWER_SEC)
 
 
 def absent(mode: Mode, runtime_dir: str) -> Finding:
@@ -118,8 +118,11 @@ def containers(status: Mapping[str, Any], systemctl: str = "systemctl") -> Itera
             f"{each['name']}: its worker runs agentd {each['worker_version']}", f"{how}, when it suits"
         )
     if not any(each["last_error"] or each["outdated"] for each in found):
-        count = "1 container" if len(found) == 1 else f"{len(found)} containers"
-        yield fine(f"{count}, none in trouble" if found else "no container has opted in yet")
+        yield fine(
+            f"{count(len(found), 'container')}, none in trouble"
+            if found
+            else "no container has opted in yet"
+        )
 
 
 # polkit

@@ -160,8 +160,7 @@ class Teller:
 
     async def _look_around(self, bus: Bus) -> None:
         """Raises the manager's error; one that is not there must not be started by it."""
-        [here] = await bus.call(DAEMON, "/org/freedesktop/DBus", DAEMON, "NameHasOwner", "s", NAME)
-        if not here:
+        if not await bus.has_owner(NAME):
             self._put("manager_gone")
             return
         [state] = await self._ask(bus, ROOT, PROPERTIES, "Get", "ss", MANAGER, "State")

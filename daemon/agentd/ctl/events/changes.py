@@ -10,7 +10,7 @@ import msgspec
 
 from agentd.bus import Signal
 from agentd.ctl.control import CONTAINER, JOB, NAME, SESSION
-from agentd.ctl.text import printable
+from agentd.ctl.text import count, printable
 
 QUIET = ("LastActivity",)
 """Properties that change all the time: for programs only."""
@@ -128,7 +128,7 @@ def _text(event: Event, before: str) -> str:
         case "job_removed":
             return f"{who}: {event.result}"
         case "job_progress":
-            return f"{who}: {_turns(event.remaining or 0)} left"
+            return f"{who}: {count(event.remaining or 0, 'turn')} left"
         case "reloading":
             return "configuration: " + ("being read again" if event.active else "has been read")
         case "lost":
@@ -167,7 +167,3 @@ def _value(name: str, value: object) -> str:
 def _item(value: object) -> str:
     """One of a list; an agent is its name, state, process and version."""
     return " ".join(str(part) for part in value if part) if isinstance(value, list) else str(value)
-
-
-def _turns(count: int) -> str:
-    return "1 turn" if count == 1 else f"{count} turns"

@@ -38,7 +38,6 @@ except ImportError as error:
 REQUEST_SEC = 10.0
 """For a request to come, and to be answered."""
 STATUS_SEC = 5.0
-DAEMON = "org.freedesktop.DBus"
 GONE = (NO_SERVER, NO_REPLY, DISCONNECTED)
 
 
@@ -128,8 +127,7 @@ def _status(paths: Paths) -> figures.Status | None:
 
 async def _ask(paths: Paths) -> str | None:
     async with await Bus.connect(paths.bus_address, timeout=STATUS_SEC) as bus:
-        [owned] = await bus.call(DAEMON, "/org/freedesktop/DBus", DAEMON, "NameHasOwner", "s", NAME)
-        if not owned:
+        if not await bus.has_owner(NAME):
             return None
         [text] = await bus.call(NAME, ROOT, MANAGER, "Status", timeout=STATUS_SEC)
         return str(text)
