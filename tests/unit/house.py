@@ -16,6 +16,7 @@ from agentd.manager.job import Job
 from agentd.manager.jobs import Jobs
 from agentd.manager.registry import Registry
 from agentd.tasks import Tasks
+from unit.wire import Wire
 
 MINUTE = 60.0
 DEFAULT = 25.0
@@ -25,19 +26,6 @@ DEFAULT = 25.0
 def check_agent(container: str, agent: str) -> None:
     if agent not in ("claude", "codex"):
         raise NoSuchAgent(f"no agent called {agent} in {container}")
-
-
-class Wire:
-    """A worker's link: notes what is sent."""
-
-    def __init__(self) -> None:
-        self.sent: list[link.AnyMessage] = []
-
-    def send(self, message: link.AnyMessage, descriptor: int | None = None) -> None:
-        self.sent.append(message)
-
-    def close(self) -> None:
-        """Nobody is there."""
 
 
 class Spawner:

@@ -4,7 +4,6 @@ import asyncio
 import logging
 import os
 import socket
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
@@ -21,32 +20,8 @@ from agentd.manager.links import HELLO_SEC, WATCHER_UNIT, Links, UnitOf, check_s
 from agentd.manager.registry import Registry
 from agentd.manager.sockets import OWNER_AND_GROUP, bind
 from agentd.tasks import Tasks
+from unit.house import Spawner
 from unit.loop import Changes, run, settle, skip
-
-
-class Spawner:
-    """Starts nothing: what links here was started by somebody else."""
-
-    def unit(self, name: str) -> str:
-        return ""
-
-    async def start(self, name: str, ready: asyncio.Event) -> None:
-        raise AssertionError
-
-    async def stop(self, name: str, ask: Callable[[], Awaitable[None]]) -> None:
-        raise AssertionError
-
-    async def close(self) -> None:
-        """Nothing to end."""
-
-    async def gave_up(self, name: str) -> bool:
-        raise AssertionError
-
-    def forgive(self, name: str) -> None:
-        raise AssertionError
-
-    def remedy(self, name: str) -> str:
-        raise AssertionError
 
 
 class Door:

@@ -20,6 +20,9 @@ class Wire:
     async def wait_closed(self) -> None:
         await self.gone.wait()
 
+    def close(self) -> None:
+        self.gone.set()
+
 
 def served(
     name: str = "box", *sessions: link.SessionInfo, version: int = link.VERSION
