@@ -21,7 +21,7 @@ Commands in a prompt:
   cancelled           go on when the turn is cancelled, and end it as cancelled
   close               close stdout
   stderr TEXT         write a line to stderr
-  child               start a process that leaves this one's session and sleeps
+  child [heir]        start a process that leaves this one's session and sleeps; an heir holds its pipes
   env NAME            say the value of a variable, or that there is none
   cwd                 say the working directory
   mode                say the mode of the session
@@ -478,7 +478,7 @@ class Agent:
         print(text, file=sys.stderr, flush=True)
 
     async def do_child(self, session: str, rest: str) -> None:
-        await self.do_say(session, f"child {start_child()}")
+        await self.do_say(session, f"child {start_child(None if rest else subprocess.DEVNULL)}")
 
     async def do_env(self, session: str, name: str) -> None:
         await self.do_say(session, f"{name}={os.environ.get(name, '(unset)')}")
@@ -503,14 +503,10 @@ def note(ledger: str, session: str, script: str) -> None:
     os.close(file)
 
 
-def start_child() -> int:
-    """A process that only a look into its environment can find again."""
+def start_child(pipes: int | None = subprocess.DEVNULL) -> int:
+    """A process that only a look into its environment can find again. `pipes`: None for this one's own."""
     return subprocess.Popen(
-        ["sleep", "1000"],
-        start_new_session=True,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
+        ["sleep", "1000"], start_new_session=True, stdin=pipes, stdout=pipes, stderr=pipes
     ).pid
 
 

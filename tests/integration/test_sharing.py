@@ -4,6 +4,7 @@
 import json
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -82,11 +83,28 @@ def test_an_agent_that_has_ended_is_shared_with_nobody(agentd: Embedded) -> None
         opened(one)
         old = process(one)
         os.kill(old, 9)
-        eventually(lambda: old not in agentd.agents(), "it is gone")
+        eventually(lambda: "scripted ended" in agentd.log(), "its end is noticed")
         opened(two)
         assert two.turn("say fine")[1] == ["fine"]
         assert one.turn("say fine too")[1] == ["fine too"]
         assert process(two) != old
+
+
+def test_an_agent_that_has_ended_is_shared_with_nobody_while_its_child_holds_the_pipes(
+    agentd: Embedded,
+) -> None:
+    with agentd.client() as one, agentd.client() as two:
+        opened(one).turn("child heir")
+        old = process(one)
+        os.kill(old, 9)
+        eventually(lambda: has_ended(old), "the worker has been told of its death")
+        opened(two)
+        assert process(two) != old
+
+
+def has_ended(pid: int) -> bool:
+    """Whether a process has gone and its parent has taken note."""
+    return not Path(f"/proc/{pid}").exists()
 
 
 # What others do in the same process

@@ -205,6 +205,7 @@ class Agent:
             await asyncio.wait((ended, asked), return_when=asyncio.FIRST_COMPLETED)
             if not ended.done():
                 await self._end(self._child)
+            self._stop()  # nobody may be given to it while its last words are heard
             await self._flush()
             return await asyncio.wait_for(ended, self._place.limits.agent_kill_sec)
         except TimeoutError:
