@@ -179,11 +179,17 @@ class Size(NamedTuple):
 
 
 def spawn_on_terminal(
-    argv: Sequence[str], *, env: Mapping[str, str], size: Size, cwd: str | None = None
+    argv: Sequence[str],
+    *,
+    env: Mapping[str, str],
+    size: Size,
+    cwd: str | None = None,
+    stdin: int | None = None,
 ) -> tuple[Child, int]:
     """Start a child on a terminal of its own, its controlling one; also returns our end, non-blocking.
 
-    Raises OSError where the program cannot be executed.
+    `stdin`: what it reads in place of the terminal, which then is no process's controlling one yet. Raises
+    OSError where the program cannot be executed.
     """
     _require_program(argv[0], env, cwd)
     with contextlib.ExitStack() as ours, contextlib.ExitStack() as theirs:
@@ -192,9 +198,14 @@ def spawn_on_terminal(
         theirs.callback(os.close, slave)
         os.set_blocking(master, False)
         resize(slave, size)
-        # not start_new_session: setsid would then have to fork, and the child would be a stranger
-        leader = [shutil.which("setsid") or "setsid", "--ctty", "--", *argv]
-        child = Child(subprocess.Popen(leader, env=env, cwd=cwd, stdin=slave, stdout=slave, stderr=slave))
+        if stdin is not None:
+            child = spawn(argv, env=env, cwd=cwd, stdin=stdin, stdout=slave, stderr=slave)
+        else:
+            # not start_new_session: setsid would then have to fork, and the child would be a stranger
+            leader = [shutil.which("setsid") or "setsid", "--ctty", "--", *argv]
+            child = Child(
+                subprocess.Popen(leader, env=env, cwd=cwd, stdin=slave, stdout=slave, stderr=slave)
+            )
         ours.pop_all()
     return child, master
 

@@ -1,20 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the system's units may do: by systemd's own count, and by what they still have to."""
 
-import re
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from .machine import Machine
 from .test_agentd import AGENTS, CONFIGURATION, Host
 
-WORKER = Path(__file__).parents[2] / "units/agentd@.service"
 HERE = """\
 [containers.here]
 runtime = "host"
 directory = "/home/olga/work"
+"""
+
+SECRET = """\
+[agents.keyed]
+command = ["python3", "/srv/agents/scripted.py"]
+env.KEY.file = "/etc/agentd/key"
 """
 
 # An agent that listens inside a container, on its loopback.
@@ -89,18 +92,65 @@ def test_agents_on_the_host_have_its_files_and_its_network(host: Host) -> None:
     assert (refused.returncode, "no program no-such-agent" in refused.stderr) == (69, True), refused.stderr
 
 
-def test_containers_with_more_capabilities_take_a_drop_in(host: Host) -> None:
-    """The one that the unit's own comment has."""
+@pytest.fixture
+def able(host: Host) -> Host:
+    """With a container that has capabilities of which a worker has none."""
     options = ("--cap-add=MKNOD", "--cap-add=SYSLOG", "--volume=/srv/agents:/srv/agents:ro")
     host.machine.start_container("box", *options)
-    drop_in = re.search(r"^#     \[Service\]\n(#     .*\n)+", WORKER.read_text(), re.M)
-    assert drop_in is not None
-    text = drop_in[0].replace("#     ", "")
-    host.machine.write("/etc/systemd/system/agentd@box.service.d/10-capabilities.conf", text)
-    host.run("systemctl", "daemon-reload")
     host.machine.wait_for(lambda: "box" in host.listed(), 20, "the watcher to tell of box")
-    said = host.run("agentctl", "prompt", "box", "--agent", "scripted", "say inside").stdout
-    assert said == "inside\n"
+    return host
+
+
+def test_agents_in_containers_may_what_the_engine_lets_them(able: Host) -> None:
+    """As after podman exec: sudo works, apt installs setuid programs, and no system call is missing."""
+    with able.editor("--agent", "scripted").open().dialogue:
+        mine, plain = (status(able, pid) for pid in (agent(able), exec_by_hand(able)))
+        limits = ("NoNewPrivs", "Seccomp", "Seccomp_filters", "CapBnd", "CapEff")
+        assert [mine[name] for name in limits] == [plain[name] for name in limits]
+        assert mine["NoNewPrivs"] == "0"
+    said = able.run("podman", "exec", "box", "sh", "-c", "touch /x && chmod u+s /x && stat -c %a /x").stdout
+    assert said == "4644\n"
+
+
+def agent(host: Host) -> int:
+    """The process of the only agent in the container."""
+    return int(host.run("pgrep", "--full", "^python3 /srv/agents/scripted").stdout)
+
+
+def exec_by_hand(host: Host) -> int:
+    """As somebody who has logged in does: what enters our machines from outside is not held by filters."""
+    host.run("systemd-run", "podman", "exec", "box", "sleep", "4711")
+    return int(host.machine.wait_for(lambda: pgrep(host, "^sleep 4711"), 10, "podman exec"))
+
+
+def pgrep(host: Host, pattern: str) -> str:
+    return host.run("pgrep", "--full", pattern, check=False).stdout
+
+
+def status(host: Host, pid: int) -> dict[str, str]:
+    lines = host.machine.read(f"/proc/{pid}/status").splitlines()
+    return dict(line.split(":\t", 1) for line in lines if ":\t" in line)
+
+
+def test_a_unit_that_starts_an_agent_shows_no_secret_and_ends_with_it(able: Host) -> None:
+    able.machine.write("/etc/agentd/key", "hunter2", 0o600)
+    able.machine.write("/etc/agentd/agentd.toml.d/10-secret.toml", SECRET)
+    able.run("systemctl", "reload", "agentd")
+    editor = able.editor("--agent", "keyed").open()
+    with editor.dialogue:
+        answer, texts = editor.answer(editor.prompt("env KEY"))
+        assert ("result" in answer, texts) == (True, ["KEY=hunter2"])
+        [unit] = units(able)
+        shown = able.run("systemctl", "show", unit).stdout + able.run("systemctl", "cat", unit).stdout
+        assert "for agents of box" in shown and "hunter2" not in shown
+        assert able.run("pgrep", "--full", "hunter2", check=False).stdout == ""
+    able.run("systemctl", "stop", "agentd@box")
+    able.machine.wait_for(lambda: not units(able), 10, "the unit to end")
+
+
+def units(host: Host) -> list[str]:
+    shown = host.run("systemctl", "list-units", "--plain", "--no-legend", "run-*.service").stdout
+    return [line.split()[0] for line in shown.splitlines() if "for agents of box" in line]
 
 
 def test_agents_that_listen_in_a_container_are_reached(host: Host) -> None:

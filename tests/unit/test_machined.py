@@ -15,7 +15,7 @@ from agentd.config import Configuration, Container, Limits
 from agentd.errors import AgentFailed, EngineFailed, EngineMissing, NoSuchContainer, NotRunning
 from agentd.link import ContainerInfo
 from agentd.proctree import MARKER
-from agentd.runtimes import Command, entering, lifetime, runtime
+from agentd.runtimes import Command, entering, lifetime, runtime, start
 from agentd.runtimes.accounts import Account
 from agentd.runtimes.machined import PROPERTIES, Machined
 from unit.loop import run, settle
@@ -179,21 +179,16 @@ def test_the_machines_systemd_runs_it(systemd: Path) -> None:
 def test_who_and_where_are_options(systemd: Path) -> None:
     talk(Command(["true"], {MARKER: "me/1"}, user="dev:staff", workdir="/src"))
     options = (systemd / "arguments").read_text().split("\n--\n")[0].splitlines()[2:]
-    modes = [
-        "--pipe",
-        "--quiet",
-        "--collect",
-        "--wait",
-        "--service-type=exec",
-        "--description=agent of agentd",
-    ]
+    modes = ["--pipe", "--quiet", "--collect", "--wait", "--service-type=exec"]
+    last = "--description=agent of agentd"
     who = ["--machine=box", "--uid=dev", "--gid=staff", "--working-directory=/src", f"--setenv={MARKER}"]
-    assert options == modes + who
+    assert options == [*modes, *who, last]
     talk(Command(["true"], {}))
     assert (systemd / "arguments").read_text().split("\n--\n")[0].splitlines()[2:] == [
         *modes,
         *who[:1],
         "--uid=root",
+        last,
     ]
 
 
@@ -237,7 +232,7 @@ def test_a_program_that_is_not_there_has_the_status_of_shells(systemd: Path) -> 
 
 def test_nothing_is_run_with_half_an_environment() -> None:
     done = subprocess.run(
-        ["sh", "-c", entering.READ_ENVIRONMENT, "sh", "echo", "ran"], input=b"A=1\n", capture_output=True
+        ["sh", "-c", start.READ_ENVIRONMENT, "sh", "echo", "ran"], input=b"A=1\n", capture_output=True
     )
     assert (done.returncode, done.stdout) == (1, b"")
 
@@ -259,7 +254,7 @@ def test_systemd_run_that_ends_at_once_is_told_by_its_status(
 def test_an_environment_that_cannot_be_written_is_an_error() -> None:
     ours, theirs = socket.socketpair()  # not a pipe, whose size could be set
     with ours, theirs, pytest.raises(EngineFailed, match="an environment of 5 bytes cannot be passed on"):
-        entering.feed(ours.fileno(), b"A=1\n\n")
+        start.feed(ours.fileno(), b"A=1\n\n")
 
 
 def test_systemd_run_that_is_not_installed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -295,17 +290,17 @@ def after(argv: list[str], word: str) -> list[str]:
 
 
 def test_the_namespaces_of_the_first_process_are_entered(plain: None) -> None:
-    start = entering.by_namespaces(BOX, Command(["agent", "--acp"], {"A": "1"}, workdir="/src"))
+    way = entering.by_namespaces(BOX, Command(["agent", "--acp"], {"A": "1"}, workdir="/src"))
     group = "/sys/fs/cgroup/machine.slice/machine-box.scope/payload/cgroup.procs"
-    assert start.argv[:5] == [shutil.which("sh"), "-c", entering.JOIN, "sh", group]
+    assert way.argv[:5] == [shutil.which("sh"), "-c", entering.JOIN, "sh", group]
     caps = ["--inh-caps=-all", "--bounding-set=-all,+cap_0,+cap_1,+cap_18,+cap_21"]
-    assert start.argv[5:10] == [shutil.which("setpriv"), *caps, "--", shutil.which("nsenter")]
-    options = start.argv[10 : start.argv.index("--", 10)]
+    assert way.argv[5:10] == [shutil.which("setpriv"), *caps, "--", shutil.which("nsenter")]
+    options = way.argv[10 : way.argv.index("--", 10)]
     spaces = ["--mount", "--uts", "--ipc", "--net", "--pid", "--cgroup", "--root"]
     assert options == ["--target=4242", *spaces, "--wdns=/src", "--setuid=7", "--setgid=8"]
-    assert after(start.argv[10:], "--") == ["agent", "--acp"]
+    assert after(way.argv[10:], "--") == ["agent", "--acp"]
     own = {"PATH": entering.PATH, "HOME": "/home/dev", "USER": "dev", "LOGNAME": "dev"}
-    assert (start.env, start.preamble) == (own | {"A": "1"}, b"")
+    assert (way.env, way.preamble) == (own | {"A": "1"}, b"")
 
 
 def test_users_of_its_own_are_entered_too(plain: None, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -316,15 +311,15 @@ def test_users_of_its_own_are_entered_too(plain: None, monkeypatch: pytest.Monke
 def test_nothing_of_ours_and_no_value_shows(plain: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SSH_AUTH_SOCK", "/ours")
     secrets = {"KEY": "hunter2", "PATH": "/inside", "HOME": "/mine", MARKER: "me/1"}
-    start = entering.by_namespaces(BOX, Command(["agent"], secrets))
-    assert "hunter2" not in " ".join(start.argv)
-    assert start.env == {"USER": "dev", "LOGNAME": "dev", **secrets}
+    way = entering.by_namespaces(BOX, Command(["agent"], secrets))
+    assert "hunter2" not in " ".join(way.argv)
+    assert way.env == {"USER": "dev", "LOGNAME": "dev", **secrets}
 
 
 def test_what_would_change_the_tools_outside_is_set_inside(plain: None) -> None:
-    start = entering.by_namespaces(BOX, Command(["agent"], {"LD_PRELOAD": "/x.so", "LD_API_KEY": "hunter2"}))
-    assert start.argv[-3:] == ["env", "LD_PRELOAD=/x.so", "agent"]
-    assert "LD_PRELOAD" not in start.env and start.env["LD_API_KEY"] == "hunter2"
+    way = entering.by_namespaces(BOX, Command(["agent"], {"LD_PRELOAD": "/x.so", "LD_API_KEY": "hunter2"}))
+    assert way.argv[-3:] == ["env", "LD_PRELOAD=/x.so", "agent"]
+    assert "LD_PRELOAD" not in way.env and way.env["LD_API_KEY"] == "hunter2"
 
 
 def test_a_host_without_unified_control_groups_is_refused(

@@ -23,10 +23,10 @@ from agentd.process import (
     close_all,
     engine_environment,
     run,
-    spawn_on_terminal,
     spawn_piped,
 )
 from agentd.runtimes import ENABLE_LABEL, Command, lifetime, network
+from agentd.runtimes.start import Start, on_terminal, piped
 
 NOT_STARTED = 127
 EVENT_BYTES = 1 << 20
@@ -158,18 +158,24 @@ class Engine(ABC):
     # Running
 
     def exec(self, container: ContainerInfo, command: Command) -> tuple[Child, Pipes]:
+        start = Start(self._exec(container, command), _environment(command))
         try:
-            return spawn_piped(self._exec(container, command), env=_environment(command))
+            return piped(self.outside(start, container.name))
         except OSError as exc:
             raise self._not_started(exc) from None
 
     def terminal(self, container: ContainerInfo, command: Command, size: Size) -> tuple[Child, int]:
         """The engine's own program is on the terminal, and passes keys and sizes on to the one inside."""
         argv = self._exec(container, command, "--tty", f"--detach-keys={self.detach_keys}")
+        start = Start(argv, _environment(command))
         try:
-            return spawn_on_terminal(argv, env=_environment(command), size=size)
+            return on_terminal(self.outside(start, container.name, terminal=True), size)
         except OSError as exc:
             raise self._not_started(exc) from None
+
+    def outside(self, start: Start, container: str, *, terminal: bool = False) -> Start:
+        """What has to leave our sandbox to start a program in a container: not the client of a daemon."""
+        return start
 
     def _exec(self, container: ContainerInfo, command: Command, *more: str) -> list[str]:
         options = [item for key, value in command.env.items() for item in ("--env", _variable(key, value))]

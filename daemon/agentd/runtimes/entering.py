@@ -1,16 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """The two ways into a machine: its own systemd, or its first process's namespaces.
 
-No value of an environment is in an argument vector, here or there. Nor is it in a property of a unit: those
-are shown to every account of the machine, and written to a file that all of them may read.
+No value of an environment is in an argument vector, here or there, nor in a property of a unit.
 """
 
-import fcntl
 import os
 import shutil
-from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
 
 from agentd.errors import EngineFailed, EngineMissing, NotRunning
 from agentd.link import ContainerInfo
@@ -18,32 +14,15 @@ from agentd.process import engine_environment
 from agentd.proctree import MARKER
 from agentd.runtimes import Command
 from agentd.runtimes.accounts import account
+from agentd.runtimes.start import Start, by_service_manager, preamble
 
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-
-READ_ENVIRONMENT = """\
-while IFS= read -r AGENTD_ENTRY; do
-    [ -n "$AGENTD_ENTRY" ] || { unset AGENTD_ENTRY; exec "$@"; }
-    AGENTD_ENTRY=$(printf '%b.' "$AGENTD_ENTRY")
-    export "${AGENTD_ENTRY%.}"
-done
-exit 1
-"""
-"""Takes variables off standard input up to an empty line, and not a byte more: a shell reads bytewise."""
 
 JOIN = 'umask 022; echo 0 >"$1" && shift && exec "$@"'
 """Puts itself into a control group, and then is another program."""
 
 LOADER = ("LD_PRELOAD", "LD_LIBRARY_PATH", "LD_AUDIT")
 """Variables that would change the tools on the way in too; none is a secret."""
-
-
-class Start(NamedTuple):
-    """What to start on this host, and what to write to its standard input before anything else."""
-
-    argv: list[str]
-    env: dict[str, str]
-    preamble: bytes = b""
 
 
 def runs_systemd(container: ContainerInfo) -> bool:
@@ -61,39 +40,10 @@ def by_systemd(container: ContainerInfo, command: Command) -> Start:
     options += [f"--gid={group}"] if group else []
     options += [f"--working-directory={command.workdir}"] if command.workdir else []
     options += [f"--setenv={MARKER}"] if MARKER in command.env else []
-    modes = (
-        "--pipe",
-        "--quiet",
-        "--collect",
-        "--wait",
-        "--service-type=exec",
-        "--description=agent of agentd",
-    )
-    shell = ("/bin/sh", "-c", READ_ENVIRONMENT, "sh", *command.argv)
-    argv = ["systemd-run", *modes, *options, "--", *(word.replace("$", "$$") for word in shell)]
+    argv = by_service_manager([*options, "--description=agent of agentd"], list(command.argv))
     mark = {key: value for key, value in command.env.items() if key == MARKER}
     rest = {key: value for key, value in command.env.items() if key != MARKER}
     return Start(argv, {**engine_environment(), **mark}, preamble(rest))
-
-
-def preamble(env: Mapping[str, str]) -> bytes:
-    """Variables as READ_ENVIRONMENT takes them, one a line."""
-    entries = (f"{key}={value}".replace("\\", "\\\\").replace("\n", "\\n") for key, value in env.items())
-    return "".join(f"{entry}\n" for entry in (*entries, "")).encode()
-
-
-def feed(pipe: int, data: bytes) -> None:
-    """Write to a new pipe, which is made to hold it all: this never waits. Raises EngineFailed."""
-    try:
-        if len(data) > fcntl.fcntl(pipe, fcntl.F_GETPIPE_SZ):
-            fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, len(data))
-        os.write(pipe, data)
-    except BrokenPipeError:
-        pass  # it has ended already, and its status says why
-    except OSError as exc:
-        raise EngineFailed(
-            f"an environment of {len(data)} bytes cannot be passed on: {exc.strerror}"
-        ) from None
 
 
 # By its namespaces

@@ -18,10 +18,7 @@ from agentd.errors import AgentMissing, NoSuchContainer, NotRunning
 from agentd.link import ContainerInfo
 from agentd.process import Child, Pipes, Size, agent_environment, spawn_on_terminal, spawn_piped
 from agentd.runtimes import Command, network
-
-SANDBOXED = bool(os.environ.get("AGENTD_SANDBOX"))
-"""agentd@.service says so."""
-FIRST = 1
+from agentd.runtimes.sandbox import FIRST, SANDBOXED
 
 
 class Host:

@@ -15,9 +15,10 @@ from agentd import proctree
 from agentd.config import Configuration
 from agentd.errors import EngineFailed, EngineMissing, NoSuchContainer
 from agentd.link import ContainerInfo
-from agentd.process import Child, Pipes, Size, close_all, run, spawn_on_terminal, spawn_piped
+from agentd.process import Child, Pipes, Size, run
 from agentd.runtimes import Command, lifetime, network
-from agentd.runtimes.entering import Start, by_namespaces, by_systemd, feed, runs_systemd
+from agentd.runtimes.entering import by_namespaces, by_systemd, runs_systemd
+from agentd.runtimes.start import Start, on_terminal, piped
 
 PROPERTIES = ("Class", "State", "Leader", "RootDirectory")
 UNKNOWN = "no machine "
@@ -88,18 +89,12 @@ class Machined:
     def exec(self, container: ContainerInfo, command: Command) -> tuple[Child, Pipes]:
         way = by_systemd if runs_systemd(container) else by_namespaces
         start = way(container, command)
-        child, pipes = _started(start, lambda: spawn_piped(start.argv, env=start.env))
-        try:
-            feed(pipes.stdin, start.preamble)
-        except EngineFailed:
-            close_all(pipes)  # the shell inside sees the end of its input
-            raise
-        return child, pipes
+        return _started(start, lambda: piped(start))
 
     def terminal(self, container: ContainerInfo, command: Command, size: Size) -> tuple[Child, int]:
         """Never by systemd: nothing can be read off a terminal before the program that is to have it."""
         start = by_namespaces(container, command)
-        return _started(start, lambda: spawn_on_terminal(start.argv, env=start.env, size=size))
+        return _started(start, lambda: on_terminal(start, size))
 
     async def connect(self, container: ContainerInfo, port: int) -> socket.socket:
         return await network.connect_inside(container, port, deadline=self._deadline)

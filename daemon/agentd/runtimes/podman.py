@@ -4,6 +4,8 @@
 import msgspec
 
 from agentd.runtimes.engine import Engine
+from agentd.runtimes.sandbox import outside
+from agentd.runtimes.start import Start
 
 
 class _Event(msgspec.Struct):
@@ -16,3 +18,7 @@ class Podman(Engine):
 
     def event_name(self, line: bytes) -> str:
         return msgspec.json.decode(line, type=_Event).name
+
+    def outside(self, start: Start, container: str, *, terminal: bool = False) -> Start:
+        """There is no daemon: agents descend from the podman that starts them."""
+        return outside(start, container, terminal=terminal)
