@@ -114,7 +114,11 @@ class Bridge:
         """Whether the editor has said all it wants and got all it waits for."""
         with self._state:
             self._check()
-            return self._input_ended and not (self._client and self._ledger.pending)
+            return self._input_ended and not self._waits()
+
+    def _waits(self) -> bool:
+        """Whether there are answers that the editor should still get."""
+        return bool(self._client and self._ledger.pending)
 
     def _check(self) -> None:
         if self._problem is not None:
@@ -134,6 +138,8 @@ class Bridge:
             self._input_ended = True
             if self._open is not None:
                 self._open.finish()
+            elif not self._waits():
+                self._door.abort()
 
     def _give_up(self, problem: Exception) -> None:
         """The main thread ends with it."""

@@ -143,6 +143,8 @@ class Door:
         """Raises InvalidArgs for what cannot be a name or a session's id."""
         self._options = options
         self._path = ""
+        self._asking: Connection | None = None
+        self._needless = False
         for name in (options.container, options.agent):
             if not PLAIN.issuperset(name):
                 raise InvalidArgs(f"{name!r} has characters that no container's or agent's name can have")
@@ -185,13 +187,21 @@ class Door:
         return os.path.exists(self._path)
 
     def _attach(self, sock: socket.socket, session: str, *, start: bool) -> Connection:
-        connection = Connection(sock)
+        self._asking = connection = Connection(sock)
+        if self._needless:
+            connection.abort()
         try:
             connection.client = attach(connection, self._params(session, start))
         except BaseException:
             connection.close()
             raise
         return connection
+
+    def abort(self) -> None:
+        """Nobody needs another connection: whatever waits for one, in any thread, waits no longer."""
+        self._needless = True
+        if self._asking is not None:
+            self._asking.abort()
 
     def _params(self, session: str, start: bool) -> str:
         members = [f'"container":"{self._options.container}"']
