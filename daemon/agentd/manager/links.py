@@ -167,7 +167,7 @@ class Links:
     def _from_worker(self, container: Container, worker: WorkerEnd, message: link.AnyMessage | None) -> None:
         match message:
             case None if self._closing:
-                pass  # we go, and not the worker
+                pass  # we leave, not the worker
             case None:
                 if self._registry.detach(container, worker):
                     self._jobs.worker_gone(container)
@@ -209,6 +209,8 @@ class Links:
 
     def _from_watcher(self, wire: link.Link, message: link.AnyMessage | None) -> None:
         match message:
+            case None if self._closing:
+                self.watch.link = None  # we leave, not the watcher
             case None if self.watch.link is wire:
                 self.watch.link = None
                 log.warning(

@@ -65,7 +65,7 @@ class Follow:
             try:
                 await self._follow()
             except EngineMissing as exc:
-                self._report(exc.message)
+                self._report(exc.message, logging.INFO)  # few hosts have all engines that may be looked for
                 return  # asked again when the configuration is reloaded: waking up for it would be polling
             except AgentdError as exc:
                 self._report(exc.message)
@@ -119,9 +119,9 @@ class Follow:
         if self.known.pop(name, None) is not None:
             self._uplink.send(link.Gone(name=name, runtime=self._engine.name))
 
-    def _report(self, problem: str) -> None:
+    def _report(self, problem: str, level: int = logging.WARNING) -> None:
         if problem and problem != self._problem:
-            log.warning("%s", problem)
+            log.log(level, "%s", problem)
         self._problem = problem
         self._uplink.send(link.Engine(runtime=self._engine.name, problem=problem))
         if not self.listed:
