@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from . import roots, stage
+from . import package, roots, stage
 from .machine import Machine
 
 CHECKOUT = Path(__file__).parents[2]
@@ -30,16 +30,29 @@ def obstacle() -> str | None:
 @pytest.fixture(scope="session", params=os.environ.get("AGENTD_TEST_SUITE", "trixie bookworm").split())
 def suite(request: pytest.FixtureRequest) -> str:
     """The Debian release of this round: 13 with systemd 257, then 12 with 252."""
+    return needs_machines(str(request.param))
+
+
+def needs_machines(suite: str) -> str:
     if (reason := obstacle()) is not None:
         pytest.skip(reason)
-    return str(request.param)
+    return suite
+
+
+@pytest.fixture(scope="session")
+def packaged() -> str:
+    """The Debian release that the package is for."""
+    return needs_machines(package.SUITE)
 
 
 @pytest.fixture(scope="session")
 def staged(suite: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What `make install` of this checkout puts on a system: a layer for machines that have agentd."""
+    """A layer for machines that have agentd: its package as apt installs it, or else `make install`."""
     folder = tmp_path_factory.mktemp("stage")
-    stage.fill(folder, CHECKOUT, roots.machine_root(suite))
+    if suite == package.SUITE:
+        package.make_layer(folder)
+    else:
+        stage.fill(folder, CHECKOUT, roots.machine_root(suite))
     return folder
 
 

@@ -272,7 +272,21 @@ class Machine:
         self.run("mkdir", "-p", target)
         _pipe(pack, self.command("tar", "--extract", f"--directory={target}", *keep))
 
+    def copy_written(self, target: Path) -> None:
+        """Copy what was written in the machine, but logs and caches, to the host's empty folder: a layer."""
+        [first] = _children(self._nspawn.pid)  # it sees what was mounted for the machine
+        upper = f"/proc/{first}/root{cache.subfolder('mnt')}/upper"
+        attributes = ("--xattrs", "--xattrs-include=trusted.*")  # overlayfs keeps in them what it hides
+        leave = [f"--exclude=./{name}" for name in ("tmp", "var/cache", "var/log", "var/tmp")]
+        pack = ("tar", "--create", *attributes, *leave, f"--directory={upper}", ".")
+        _pipe(pack, ("tar", "--extract", *attributes, f"--directory={target}"))
+
     # agentd
+
+    def start_agentd(self) -> None:
+        """Have it run, from every boot on, with the configuration as it is now: it may run already."""
+        self.run("systemctl", "enable", "agentd.service")
+        self.run("systemctl", "restart", "agentd.service")
 
     def install(self, source: Path) -> None:
         """Install the checkout at `source` as a package would do on a running system."""

@@ -154,7 +154,7 @@ def prepare(machine: Machine) -> Host:
     machine.run("mkdir", "-p", "/srv/memory")
     machine.write("/etc/agentd/agentd.toml", CONFIGURATION)
     host = Host(machine)
-    host.run("systemctl", "enable", "--now", "agentd.service")
+    host.machine.start_agentd()
     return host
 
 

@@ -19,7 +19,7 @@ def host(fresh: Machine) -> Iterator[Host]:
     fresh.copy(AGENTS, "/srv/agents")
     fresh.write("/etc/agentd/agentd.toml", CONFIGURATION)
     host.start_box()
-    host.run("systemctl", "enable", "--now", "agentd.service")
+    host.machine.start_agentd()
     fresh.wait_for(lambda: "box" in host.listed(), 20, "the watcher to tell of box")
     yield host
 

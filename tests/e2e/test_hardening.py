@@ -39,7 +39,7 @@ def host(fresh: Machine) -> Iterator[Host]:
     host = Host(fresh)
     fresh.copy(AGENTS, "/srv/agents")
     fresh.write("/etc/agentd/agentd.toml", CONFIGURATION)
-    host.run("systemctl", "enable", "--now", "agentd.service")
+    host.machine.start_agentd()
     yield host
 
 

@@ -95,7 +95,7 @@ def hub(suite: str, staged: Path) -> Iterator[Hub]:
         machine.write("/etc/agentd/token", SECRET + "\n", mode=0o600)
         machine.write("/etc/systemd/system/agentd@.service.d/10-token.conf", DROP_IN)
         hub.run("systemctl", "daemon-reload")
-        hub.run("systemctl", "enable", "--now", "agentd.service")
+        hub.machine.start_agentd()
         hub.start_box()
         yield hub
 

@@ -116,7 +116,7 @@ def started(machine: Machine, kind: str) -> Nspawn:
     machine.write("/etc/agentd/agentd.toml", CONFIGURATION)
     host.run("sh", "-c", ROOT, "root", *UNITS)
     host.start_box()
-    host.run("systemctl", "enable", "--now", "agentd.service")
+    host.machine.start_agentd()
     machine.wait_for(lambda: host.state() == "idle", 20, "the watcher to tell of box")
     return host
 

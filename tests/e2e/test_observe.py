@@ -29,7 +29,7 @@ def host(suite: str, staged: Path) -> Iterator[Host]:
         machine.copy(AGENTS, "/srv/agents")
         machine.write("/etc/agentd/agentd.toml", CONFIGURATION)
         host.start_box()
-        host.run("systemctl", "enable", "--now", "agentd.service")
+        host.machine.start_agentd()
         machine.wait_for(lambda: "box" in host.listed(), 20, "the watcher to tell of box")
         yield host
 

@@ -82,7 +82,7 @@ def site(fresh: Machine) -> Iterator[Site]:
     fresh.copy(AGENTS, "/srv/agents")
     site.people()
     site.start_box()
-    site.run("systemctl", "enable", "--now", "agentd.service")
+    site.machine.start_agentd()
     fresh.wait_for(lambda: "box" in site.listed(), 20, "the watcher to tell of box")
     with site.with_session():
         yield site

@@ -59,7 +59,7 @@ def schedules(suite: str, staged: Path) -> Iterator[Schedules]:
         machine.copy(AGENTS, "/srv/agents")
         machine.write("/etc/agentd/agentd.toml", CONFIGURATION)
         host.start_box()
-        host.run("systemctl", "enable", "--now", "agentd.service")
+        host.machine.start_agentd()
         machine.wait_for(lambda: "box" in host.listed(), 20, "the watcher to tell of box")
         host.run("agentctl", "prompt", "box", "--agent", "scripted", "say the worker has started")
         yield Schedules(host)

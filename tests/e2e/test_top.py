@@ -59,7 +59,7 @@ def machine(fresh: Machine) -> Iterator[Machine]:
     leader = fresh.run("podman", "inspect", "--format", "{{.State.Pid}}", "box").stdout.strip()
     with fresh.dialogue("nsenter", f"--net=/proc/{leader}/ns/net", "python3", "-c", TALK) as talk:
         assert talk.hear(30) == "ready"
-        fresh.run("systemctl", "enable", "--now", "agentd.service")
+        fresh.start_agentd()
         listed = lambda: "box" in fresh.run("agentctl", "list").stdout  # noqa: E731
         fresh.wait_for(listed, 20, "the watcher to tell of box")
         yield fresh

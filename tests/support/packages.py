@@ -1,19 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is in packages: unpacked, and compared with each other and with what `make install` brings.
+"""Packages: built once for each state of the tree, unpacked, and compared with each other.
 
-python tests/support/packages.py dist      # compares the packages there, and says in what they differ
+cd tests && python -m support.packages ../dist      # says in what the packages there differ
 """
 
 import gzip
 import hashlib
 import itertools
+import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
+
+from e2e import cache
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -25,6 +30,95 @@ PLACES = (
 )
 # What each distribution adds to every package, or makes of it.
 THEIRS = re.compile(r"^/usr/share/(doc|licenses|lintian)(/|$)|/__pycache__(/|$)|\.dist-info(/|$)")
+
+
+BUILD_SEC = 1800.0
+"""What builds the Debian packages may first have to make the Debian that it builds in."""
+
+
+# Building
+
+
+def built_debs(version: str | None = None) -> Path:
+    """The folder with the Debian packages of this checkout, as of another version if one is given."""
+    options = ("--version", version) if version else ()
+    return _kept("debs", " ".join(options), lambda folder: build_debs(folder, *options))
+
+
+def built_rpms() -> Path:
+    """The folder with the rpms of this checkout, source and binary."""
+    return _kept("rpms", "", build_rpms)
+
+
+def build_debs(folder: Path, *options: str) -> None:
+    _build(sys.executable, ROOT / "packaging/build-deb", *options, folder)
+
+
+def build_rpms(folder: Path) -> None:
+    _build(ROOT / "packaging/build-rpm", folder)
+
+
+def _build(*argv: str | Path) -> None:
+    done = subprocess.run(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=BUILD_SEC)
+    if done.returncode != 0:
+        said = done.stdout.decode(errors="replace")[-10000:]
+        raise RuntimeError(f"{' '.join(map(str, argv))} ended with status {done.returncode}:\n{said}")
+
+
+def _kept(kind: str, recipe: str, build: Callable[[Path], None]) -> Path:
+    """The folder of packages of the tree as it is now, filled by `build` where no run has done so before.
+
+    The cache's own lock is for the builder, which keeps its Debian there.
+    """
+    packages = cache.subfolder("packages")
+    with cache.locked(packages / f"{kind}.lock"):
+        state = tree_key()
+        place = packages / f"{kind}-{cache.key(recipe + state)}"
+        if not place.exists():
+            with tempfile.TemporaryDirectory(dir=packages, prefix="partial-") as partial:
+                build(made := Path(partial) / kind)
+                if tree_key() != state:
+                    raise RuntimeError(
+                        "the checkout was changed while packages were made of it: once more, please"
+                    )
+                made.rename(place)
+        os.utime(place)
+        _forget(packages)
+    return place
+
+
+def _forget(packages: Path) -> None:
+    """What no run has asked for lately, and what a run that was killed has left half made."""
+    for place in packages.iterdir():
+        if place.is_dir() and time.time() - place.stat().st_mtime > cache.FORGET_AFTER:
+            shutil.rmtree(place)
+
+
+def known_files() -> list[str]:
+    """What git knows of this checkout, or would, as it is now: packages are made of that."""
+    git = (
+        "git",
+        "-C",
+        ROOT,
+        "-c",
+        f"safe.directory={ROOT}",
+    )  # root may build what somebody else has checked out
+    listing = (*git, "ls-files", "-z", "--cached", "--others", "--exclude-standard")
+    names = subprocess.run(listing, check=True, stdout=subprocess.PIPE, text=True).stdout.split("\0")
+    return sorted({name for name in names if name and (ROOT / name).exists()})
+
+
+def tree_key() -> str:
+    """A short name for all that is in this checkout."""
+    lines = []
+    for name in known_files():
+        path = ROOT / name
+        content = hashlib.sha256(path.read_bytes()).hexdigest()
+        lines.append(f"{content} {path.stat().st_mode & 0o100:o} {name}\n")
+    return cache.key("".join(lines))
+
+
+# Unpacking
 
 
 class File(NamedTuple):
@@ -57,6 +151,9 @@ def make_install(root: Path) -> None:
         f"PYTHON={sys.executable}",
     )
     subprocess.run(make, check=True)
+
+
+# Comparing
 
 
 def tree(root: Path) -> dict[str, File]:
