@@ -69,3 +69,18 @@ def test_an_agent_is_shared_by_clients_with_the_same_capabilities_in_any_order()
 
 def test_only_the_probe_says_that_it_has_a_terminal_to_log_in_by() -> None:
     assert (PROBE.logs_in_by_terminal, NOBODY.logs_in_by_terminal) == (True, False)
+
+
+@pytest.mark.parametrize(
+    "no", [{}, {"fs": {"readTextFile": False}}, {"terminal": False, "fs": {}}, {"fs": None}]
+)
+def test_who_says_no_is_as_one_who_says_nothing(no: dict[str, Any]) -> None:
+    assert hello(**no).fingerprint == hello().fingerprint
+    assert hello(**no, elicitation={}).fingerprint != hello().fingerprint
+
+
+@pytest.mark.parametrize(
+    "yes", [{"fs": {"readTextFile": True}}, {"terminal": True}, {"auth": {"terminal": False}}]
+)
+def test_who_can_do_something_else_is_another(yes: dict[str, Any]) -> None:
+    assert hello(**yes).fingerprint != hello().fingerprint

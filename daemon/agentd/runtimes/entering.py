@@ -40,7 +40,7 @@ def by_systemd(container: ContainerInfo, command: Command) -> Start:
     options += [f"--gid={group}"] if group else []
     options += [f"--working-directory={command.workdir}"] if command.workdir else []
     options += [f"--setenv={MARKER}"] if MARKER in command.env else []
-    argv = by_service_manager([*options, "--description=agent of agentd"], list(command.argv))
+    argv = by_service_manager([*options, "--description=agent of agentd"], command.argv)
     mark = {key: value for key, value in command.env.items() if key == MARKER}
     rest = {key: value for key, value in command.env.items() if key != MARKER}
     return Start(argv, {**engine_environment(), **mark}, preamble(rest))

@@ -6,6 +6,7 @@ that they start. So systemd starts what is to be as if an administrator had star
 """
 
 import os
+import signal
 
 from agentd.runtimes.start import Start, by_service_manager, preamble
 
@@ -14,6 +15,8 @@ SANDBOXED = bool(os.environ.get("AGENTD_SANDBOX"))
 FIRST = 1
 """The process whose namespaces are the host's."""
 
+TERMINATED = 128 + signal.SIGTERM
+"""An agent's status that was ended because nobody needs it: no failure to complain of in the journal."""
 OWN_TERMINAL = 'exec setsid --ctty --wait "$@" <&1'
 """Makes the terminal on standard output its controlling one, and is another program there."""
 
@@ -23,6 +26,10 @@ def outside(start: Start, container: str, *, terminal: bool = False) -> Start:
     if not SANDBOXED:
         return start
     own = ("/bin/sh", "-c", OWN_TERMINAL, "sh") if terminal else ()
-    options = ["--slice=agentd.slice", f"--description={start.argv[0]} for agents of {container}"]
+    options = (
+        "--slice=agentd.slice",
+        f"--property=SuccessExitStatus={TERMINATED}",
+        f"--description={start.argv[0]} for agents of {container}",
+    )
     argv = by_service_manager(options, [*own, *start.argv])
     return Start(argv, {"PATH": os.environ.get("PATH", os.defpath)}, preamble(start.env))

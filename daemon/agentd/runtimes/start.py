@@ -7,7 +7,7 @@ account, and written to a file that all of them may read. A shell reads them off
 
 import fcntl
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from agentd.errors import EngineFailed
@@ -35,7 +35,7 @@ class Start(NamedTuple):
     preamble: bytes = b""
 
 
-def by_service_manager(options: list[str], argv: list[str]) -> list[str]:
+def by_service_manager(options: Sequence[str], argv: Sequence[str]) -> list[str]:
     """systemd-run for a service that has our streams, and reads its environment off the first."""
     modes = ("--pipe", "--quiet", "--collect", "--wait", "--service-type=exec")
     shell = ("/bin/sh", "-c", READ_ENVIRONMENT, "sh", *argv)

@@ -14,7 +14,7 @@ HOST_ONLY = ("fs", "terminal")
 
 
 class Hello:
-    """The params of a client's initialize. Two clients with the same `capabilities` may share an agent."""
+    """The params of a client's initialize. Two clients that can do the same may share an agent."""
 
     def __init__(self, params: dict[str, Any]) -> None:
         self._params = params
@@ -29,7 +29,9 @@ class Hello:
 
     @property
     def fingerprint(self) -> bytes:
-        return msgspec.json.encode(self.capabilities, order="deterministic")
+        """The same for two that can do the same: who says no of a file is as one who does not speak of it."""
+        can = {k: v for k, v in self.capabilities.items() if k not in HOST_ONLY or _says_yes(v)}
+        return msgspec.json.encode(can, order="deterministic")
 
     @property
     def logs_in_by_terminal(self) -> bool:
@@ -57,6 +59,10 @@ class Hello:
     def params(self) -> dict[str, Any]:
         """What an agent is told, in the one version of the protocol that is spoken here."""
         return {**self._params, "protocolVersion": methods.PROTOCOL_VERSION}
+
+
+def _says_yes(declared: object) -> bool:
+    return any(declared.values()) if isinstance(declared, dict) else bool(declared)
 
 
 US = {"name": "agentd", "title": "agentd", "version": __version__}
