@@ -29,7 +29,7 @@ class Hello:
 
     @property
     def fingerprint(self) -> bytes:
-        """The same for two that can do the same: who says no of a file is as one who does not speak of it."""
+        """The same for two that can do the same: who says no of files is as who does not speak of them."""
         can = {k: v for k, v in self.capabilities.items() if k not in HOST_ONLY or _says_yes(v)}
         return msgspec.json.encode(can, order="deterministic")
 
