@@ -270,7 +270,7 @@ class Machine:
         pack = ("tar", "--create", f"--directory={source}", "--owner=0", "--group=0", ".")
         keep = ("--no-overwrite-dir", "--keep-directory-symlink")
         self.run("mkdir", "-p", target)
-        _pipe(pack, self.command("tar", "--extract", f"--directory={target}", *keep))
+        pipe(pack, self.command("tar", "--extract", f"--directory={target}", *keep))
 
     def copy_written(self, target: Path) -> None:
         """Copy what was written in the machine, but logs and caches, to the host's empty folder: a layer."""
@@ -279,7 +279,7 @@ class Machine:
         attributes = ("--xattrs", "--xattrs-include=trusted.*")  # overlayfs keeps in them what it hides
         leave = [f"--exclude=./{name}" for name in ("tmp", "var/cache", "var/log", "var/tmp")]
         pack = ("tar", "--create", *attributes, *leave, f"--directory={upper}", ".")
-        _pipe(pack, ("tar", "--extract", *attributes, f"--directory={target}"))
+        pipe(pack, ("tar", "--extract", *attributes, f"--directory={target}"))
 
     # agentd
 
@@ -337,10 +337,10 @@ class Machine:
 
     def import_image(self, user: str) -> None:
         """Give an account its copy of the image, for rootless containers. Root need not import it."""
-        _pipe(self.command("podman", "save", roots.IMAGE), self.command("podman", "load", user=user))
+        pipe(self.command("podman", "save", roots.IMAGE), self.command("podman", "load", user=user))
 
 
-def _pipe(source: Sequence[str | Path], sink: Sequence[str], timeout: float = 60.0) -> None:
+def pipe(source: Sequence[str | Path], sink: Sequence[str], timeout: float = 60.0) -> None:
     """source | sink, either of which may fail."""
     with subprocess.Popen(source, stdout=subprocess.PIPE) as producer:
         try:

@@ -47,6 +47,7 @@ def messages(host: Host, *words: str) -> list[str]:
 def found(host: Host, **options: Any) -> tuple[int, dict[str, list[dict[str, str]]]]:
     """The exit status of doctor, and its findings by check."""
     done = host.run("agentctl", "doctor", "--json", check=False, **options)
+    assert done.stdout, done.stderr
     by_check: dict[str, list[dict[str, str]]] = {}
     for each in json.loads(done.stdout)["findings"]:
         by_check.setdefault(each["check"], []).append(each)
