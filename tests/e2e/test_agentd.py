@@ -433,17 +433,6 @@ def test_watcher_follows_containers(host: Host) -> None:
     assert json.loads(host.run("agentctl", "status", "--json").stdout)["watcher"]["connected"] is False
 
 
-# What the units say of themselves
-
-
-def test_units_verify_without_a_word(host: Host) -> None:
-    units = host.run("sh", "-c", "ls /usr/lib/systemd/system/agentd*").stdout.split()
-    done = host.run(
-        "systemd-analyze", "verify", *[unit.replace("agentd@.", "agentd@box.") for unit in units]
-    )
-    assert "agentd" not in done.stderr
-
-
 def test_interrupt_cancels_the_turn(host: Host) -> None:
     command = ("agentctl", "prompt", "box", "--agent", "scripted", "say working\ncancelled")
     with host.machine.popen(*command, bufsize=0, text=False) as turn:

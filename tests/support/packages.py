@@ -45,21 +45,42 @@ def built_debs(version: str | None = None) -> Path:
     return _kept("debs", " ".join(options), lambda folder: build_debs(folder, *options))
 
 
+def rebuilt_debs() -> Path:
+    """Those of built_debs() made once more, in other surroundings, and shown to lintian."""
+    options = ("--surroundings", "other", "--lintian")
+    return _kept("rebuilt-debs", " ".join(options), lambda folder: build_debs(folder, *options))
+
+
 def built_rpms() -> Path:
-    """The folder with the rpms of this checkout, source and binary."""
-    return _kept("rpms", "", build_rpms)
+    """The folder with the rpms of this checkout, and `again`, with them made anew in other surroundings."""
+    return _kept("rpms", "", _build_rpms_twice)
 
 
 def build_debs(folder: Path, *options: str) -> None:
     _build(sys.executable, ROOT / "packaging/build-deb", *options, folder)
 
 
-def build_rpms(folder: Path) -> None:
-    _build(ROOT / "packaging/build-rpm", folder)
+def _build_rpms_twice(folder: Path) -> None:
+    build_rpms(folder)
+    (elsewhere := folder / "elsewhere").mkdir()
+    build_rpms(folder / "again", umask=0o077, TMPDIR=str(elsewhere), LC_ALL="POSIX", TZ="OTHER-13")
+    elsewhere.rmdir()
 
 
-def _build(*argv: str | Path) -> None:
-    done = subprocess.run(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=BUILD_SEC)
+def build_rpms(folder: Path, *, umask: int = -1, **environment: str) -> None:
+    _build(ROOT / "packaging/build-rpm", folder, umask=umask, PYTHON=sys.executable, **environment)
+
+
+def _build(*argv: str | Path, umask: int = -1, **environment: str) -> None:
+    done = subprocess.run(
+        argv,
+        env={**os.environ, **environment},
+        umask=umask,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        timeout=BUILD_SEC,
+    )
     if done.returncode != 0:
         said = done.stdout.decode(errors="replace")[-10000:]
         raise RuntimeError(f"{' '.join(map(str, argv))} ended with status {done.returncode}:\n{said}")
@@ -75,7 +96,7 @@ def _kept(kind: str, recipe: str, build: Callable[[Path], None]) -> Path:
         state = tree_key()
         place = packages / f"{kind}-{cache.key(recipe + state)}"
         if not place.exists():
-            with tempfile.TemporaryDirectory(dir=packages, prefix="partial-") as partial:
+            with tempfile.TemporaryDirectory(dir=packages, prefix=f"{kind}-partial-") as partial:
                 build(made := Path(partial) / kind)
                 if tree_key() != state:
                     raise RuntimeError(
@@ -83,26 +104,21 @@ def _kept(kind: str, recipe: str, build: Callable[[Path], None]) -> Path:
                     )
                 made.rename(place)
         os.utime(place)
-        _forget(packages)
+        _forget(packages.glob(f"{kind}-*"))
     return place
 
 
-def _forget(packages: Path) -> None:
+def _forget(places: Iterable[Path]) -> None:
     """What no run has asked for lately, and what a run that was killed has left half made."""
-    for place in packages.iterdir():
-        if place.is_dir() and time.time() - place.stat().st_mtime > cache.FORGET_AFTER:
+    for place in places:
+        if time.time() - place.stat().st_mtime > cache.FORGET_AFTER:
             shutil.rmtree(place)
 
 
 def known_files() -> list[str]:
     """What git knows of this checkout, or would, as it is now: packages are made of that."""
-    git = (
-        "git",
-        "-C",
-        ROOT,
-        "-c",
-        f"safe.directory={ROOT}",
-    )  # root may build what somebody else has checked out
+    # Root may build what somebody else has checked out.
+    git = ("git", "-C", ROOT, "-c", f"safe.directory={ROOT}")
     listing = (*git, "ls-files", "-z", "--cached", "--others", "--exclude-standard")
     names = subprocess.run(listing, check=True, stdout=subprocess.PIPE, text=True).stdout.split("\0")
     return sorted({name for name in names if name and (ROOT / name).exists()})

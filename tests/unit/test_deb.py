@@ -170,18 +170,6 @@ def test_every_unit_that_can_be_enabled_is_decided_on() -> None:
     assert named.union(*map(also, named)) == installable
 
 
-def test_an_upgrade_restarts_neither_sockets_nor_workers() -> None:
-    rules, postinst = (DEB / "rules").read_text(), (DEB / "agentd.postinst").read_text()
-    calls = re.findall(r"^\tdh_installsystemd.*", rules, flags=re.MULTILINE)
-    assert calls and all("--no-start --no-stop-on-upgrade" in each for each in calls)
-    invoked = re.findall(r"deb-systemd-invoke (\S+) (.+?) \|\|", postinst)
-    assert invoked == [
-        ("reload", "dbus.service"),
-        ("start", "agentd.socket agentd-link.socket"),
-        ("$action", "agentd.service agentd-watch.service"),
-    ]
-
-
 # /etc/agentd/agentd.toml
 
 

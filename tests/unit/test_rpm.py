@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""packaging/rpm/agentd.spec against the tree it packages. Building it takes longer, and an rpm."""
+"""packaging/rpm/agentd.spec against the tree it packages. tests/packages has what is built of it."""
 
 import re
 import tomllib
@@ -168,16 +168,18 @@ def test_scriptlets_know_every_unit_that_can_be_enabled() -> None:
     assert section("%preun").splitlines().count(f"%systemd_preun {MACROS['units']}") == 1
 
 
+def preset(name: str) -> dict[str, str]:
+    lines = (RPM / name).read_text().splitlines()
+    return dict(line.split()[::-1] for line in lines if line[0] != "#")
+
+
 def test_preset_decides_about_each_of_them() -> None:
-    preset = dict(
-        line.split()[::-1] for line in (RPM / "90-agentd.preset").read_text().splitlines() if line[0] != "#"
-    )
-    assert preset.keys() == set(MACROS["units"].split())
-    assert [name for name, verdict in preset.items() if verdict == "disable"] == ["agentd-metrics.socket"]
+    decided = preset("90-agentd.preset")
+    assert decided.keys() == set(MACROS["units"].split())
+    assert [name for name, verdict in decided.items() if verdict == "disable"] == ["agentd-metrics.socket"]
 
 
-def test_upgrades_restart_the_manager_and_the_watcher_alone() -> None:
-    commands = [line for line in section("%postun").splitlines() if not line.startswith("#")]
-    assert [line for line in commands if line] == [
-        "%systemd_postun_with_restart agentd.service agentd-watch.service"
-    ]
+def test_preset_enables_nothing_for_users() -> None:
+    units = [path for path in (ROOT / "units/user").iterdir() if "@" not in path.name]
+    installable = {path.name for path in units if "[Install]" in path.read_text().splitlines()}
+    assert preset("90-agentd.user.preset") == dict.fromkeys(installable, "disable")
