@@ -410,6 +410,43 @@ def test_refusals_are_clear(host: Host, arguments: tuple[str, ...], status: int,
     assert "Client sent:" in host.run("agentctl", "prompt", "box", "still here").stdout
 
 
+PROGRAMS = """\
+[containers.astray]
+workdir = "/nowhere"
+[agents.text]
+command = ["/etc/passwd"]
+[agents.shell]
+command = ["sh", "-c", "no-such-program"]
+"""
+
+
+def test_a_program_that_is_there_is_not_said_to_be_missing(host: Host) -> None:
+    host.machine.write("/etc/agentd/agentd.toml.d/10-programs.toml", PROGRAMS)
+    host.run("systemctl", "reload", "agentd")
+    host.start_box("astray")
+    for box, agent, words in (
+        ("box", "text", "exit status 126): Error: "),
+        ("box", "shell", "exit status 127"),
+        ("astray", "example", "/nowhere"),
+    ):
+        refused = host.run("agentctl", "prompt", box, "--agent", agent, "hello", check=False).stderr
+        assert words in refused and "no program" not in refused, refused
+
+
+def test_manager_and_watcher_restart_together_without_a_complaint(host: Host) -> None:
+    """The old watcher has linked with the new manager, and has ended before it was looked at."""
+    for _ in range(5):
+        host.run("systemctl", "restart", "agentd.service", "agentd-watch.service")
+        host.machine.wait_for(lambda: host.listed().get("box") == "idle", 20, "the watcher to be back")
+        time.sleep(2)  # more often, and systemd would not start it again
+    complaints = [
+        entry["MESSAGE"]
+        for entry in host.machine.journal("--unit=agentd.service", "--priority=warning")
+        if "the watcher has gone" not in entry["MESSAGE"]
+    ]
+    assert complaints == []
+
+
 def test_opt_in_is_by_label_or_by_administrator(host: Host) -> None:
     host.machine.start_container("shy", "--volume=/srv/agents:/srv/agents:ro", label_enable=False)
     refused = host.run("agentctl", "prompt", "shy", "hello", check=False)

@@ -111,6 +111,32 @@ def test_doctor_knows_of_lingering_and_of_the_units(alice: Account) -> None:
     assert "serving here" in alice.agentctl("logs", "here", "--no-pager").stdout
 
 
+def test_what_is_said_to_help_is_for_the_systemd_of_the_account(alice: Account) -> None:
+    drop_in = ".config/systemd/user/agentd@.service.d/10-broken.conf"
+    alice.write(drop_in, "[Service]\nExecStart=\nExecStart=false\nRestart=no\n")
+    alice.systemctl("daemon-reload")
+    assert "see: journalctl --user -u agentd@here.service" in said(alice, "prompt", "here", "hello")
+    alice.machine.wait_for(
+        lambda: "fails again and again" in said(alice, "prompt", "here", "hello"), 20, "it to be given up"
+    )
+    alice.run("rm", f"{alice.home}/{drop_in}")
+    alice.systemctl("daemon-reload")
+    assert "systemctl --user reset-failed agentd@here.service, and" in said(alice, "prompt", "here", "hello")
+    alice.systemctl("reset-failed", "agentd@here.service")
+    assert alice.prompt("say hello") == "hello"
+    alice.systemctl("disable", "--now", "agentd.socket", "agentd-link.socket", "agentd.service")
+    assert "Start one: systemctl --user enable --now agentd.socket, or" in said(alice, "attach", "here")
+    alice.systemctl("enable", "--now", "agentd.socket")
+    assert alice.prompt("say hello") == "hello"
+
+
+def said(account: Account, *argv: str) -> str:
+    """What a command that fails says of it."""
+    done = account.agentctl(*argv, check=False)
+    assert done.returncode != 0, done
+    return done.stderr
+
+
 def test_rootless_containers(alice: Account) -> None:
     alice.machine.import_image("alice")
     alice.machine.start_container("box", "--volume=/srv/agents:/srv/agents:ro", user="alice")

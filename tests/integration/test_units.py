@@ -20,7 +20,8 @@ import pytest
 
 from agentd.errors import AccessDenied, NotRunning, WorkerFailed
 from agentd.interface import BusError, Interface, method, prop, signal
-from agentd.systemd.units import UnitJobs
+from agentd.paths import Mode
+from agentd.systemd.units import POLKIT_NAME, POLKIT_PATH, UnitJobs
 
 BOX = "agentd@box.service"
 UNIT_PATH = "/org/freedesktop/systemd1/unit/box"
@@ -84,6 +85,14 @@ class NewSystemd(Systemd, name="org.freedesktop.systemd1.Manager"):
         return UNIT_PATH, BOX, b"\0" * 16
 
 
+class Peer(Interface, name="org.freedesktop.DBus.Peer"):
+    """Of polkit, of which nobody here wants to know more than whether it is there."""
+
+    @method()
+    async def ping(self) -> None:
+        pass
+
+
 class Unit(Interface, name="org.freedesktop.systemd1.Unit"):
     @prop("s")
     def id(self) -> str:
@@ -101,14 +110,17 @@ def systemd() -> Systemd:
 
 
 @pytest.fixture
-def jobs(peers: Any, systemd: Systemd, bus: ModuleType) -> Callable[[], Any]:
+def jobs(peers: Any, systemd: Systemd, bus: ModuleType) -> Callable[..., Any]:
     @asynccontextmanager
-    async def jobs() -> AsyncIterator[UnitJobs]:
+    async def jobs(mode: Mode = Mode.SYSTEM, *, polkit: bool = True) -> AsyncIterator[UnitJobs]:
         async with peers.connected(2) as (manager, ours):
             manager.export("/org/freedesktop/systemd1", systemd)
             manager.export(UNIT_PATH, Unit())
             await manager.request_name("org.freedesktop.systemd1")
-            yield UnitJobs(ours)
+            if polkit:
+                manager.export(POLKIT_PATH, Peer())
+                await manager.request_name(POLKIT_NAME)
+            yield UnitJobs(ours, mode)
 
     return jobs
 
@@ -142,41 +154,83 @@ async def test_who_is_subscribed_already_may_go_on(jobs: Any, systemd: Systemd) 
 
 
 @pytest.mark.parametrize(
-    ("result", "words"), [("failed", "it failed"), ("dependency", "needs"), ("assert", "assert")]
+    ("mode", "result", "words"),
+    [
+        (Mode.SYSTEM, "failed", f"it failed; see: journalctl -u {BOX}$"),
+        (Mode.USER, "failed", f"it failed; see: journalctl --user -u {BOX}$"),
+        (Mode.SYSTEM, "dependency", "needs"),
+        (Mode.SYSTEM, "assert", "assert"),
+    ],
 )
 async def test_a_job_that_fails_says_where_to_look(
-    jobs: Any, systemd: Systemd, result: str, words: str
+    jobs: Any, systemd: Systemd, mode: Mode, result: str, words: str
 ) -> None:
     systemd.result = result
-    async with jobs() as units:
-        with pytest.raises(
-            WorkerFailed, match=rf"^{BOX} did not start: .*{words}.*; see journalctl -u {BOX}$"
-        ):
+    async with jobs(mode) as units:
+        with pytest.raises(WorkerFailed, match=rf"^{BOX} did not start: .*{words}"):
             await units.start(BOX, 5)
 
 
 async def test_a_job_has_a_deadline(jobs: Any, systemd: Systemd) -> None:
     systemd.finishes = False
     async with jobs() as units:
-        with pytest.raises(WorkerFailed, match=r"did not stop within 0.05 s; see journalctl"):
+        with pytest.raises(WorkerFailed, match=r"did not stop within 0.05 s; see: journalctl"):
             await units.stop(BOX, 0.05)
 
 
+DENIED = AccessDenied("Permission denied")
+INTERACTIVE = BusError("org.freedesktop.DBus.Error.InteractiveAuthorizationRequired", "x")
+NOT_FOUND = BusError(PREFIX + "NoSuchUnit", "Unit agentd@box.service not found.")
+MASKED = BusError(PREFIX + "UnitMasked", "Unit agentd@box.service is masked.")
+POLKIT_MASKED = BusError(PREFIX + "UnitMasked", "Unit polkit.service is masked.")
+
+
 @pytest.mark.parametrize(
-    ("refusal", "words"),
+    ("mode", "refusal", "words"),
     [
-        (AccessDenied("Access denied"), "polkit rule"),
-        (BusError("org.freedesktop.DBus.Error.InteractiveAuthorizationRequired", "x"), "polkit rule"),
-        (BusError(PREFIX + "NoSuchUnit", "Unit agentd@box.service not found."), "install agentd@.service"),
-        (BusError(PREFIX + "UnitMasked", "Unit agentd@box.service is masked."), "is masked"),
+        (
+            Mode.SYSTEM,
+            DENIED,
+            f"^polkit .* agentd.rules, .*doctor; .* root: systemctl start {BOX}$",
+        ),
+        (Mode.SYSTEM, INTERACTIVE, f"^polkit .*: systemctl start {BOX}$"),
+        (
+            Mode.USER,
+            DENIED,
+            f"^systemd .*: Permission denied; by hand: systemctl --user start {BOX}$",
+        ),
+        (Mode.SYSTEM, NOT_FOUND, "install agentd@.service, then run systemctl daemon-reload"),
+        (Mode.USER, NOT_FOUND, "install agentd@.service, then run systemctl --user daemon-reload"),
+        (Mode.SYSTEM, MASKED, f"^systemd could not start {BOX}: .* is masked"),
     ],
 )
 async def test_a_refusal_says_what_to_do(
-    jobs: Any, systemd: Systemd, refusal: Exception, words: str
+    jobs: Any, systemd: Systemd, mode: Mode, refusal: Exception, words: str
 ) -> None:
     systemd.refusal = refusal
-    async with jobs() as units:
+    async with jobs(mode) as units:
         with pytest.raises(WorkerFailed, match=words):
+            await units.start(BOX, 5)
+
+
+@pytest.mark.parametrize("refusal", [DENIED, POLKIT_MASKED])
+async def test_that_polkit_is_not_there_is_said_whatever_systemd_says(
+    jobs: Any, systemd: Systemd, refusal: Exception
+) -> None:
+    systemd.refusal = refusal
+    async with jobs(polkit=False) as units:
+        for act, verb in ((units.start, "start"), (units.stop, "stop")):
+            with pytest.raises(WorkerFailed, match=r"^systemd asks polkit .* does not answer \(") as failed:
+                await act(BOX, 5)
+            assert POLKIT_NAME in failed.value.message  # why it does not
+            assert "apt install polkitd" in failed.value.message and "dnf install" in failed.value.message
+            assert failed.value.message.endswith(f"as root: systemctl {verb} {BOX}")
+
+
+async def test_nobody_asks_polkit_about_the_units_of_an_account(jobs: Any, systemd: Systemd) -> None:
+    systemd.refusal = MASKED
+    async with jobs(Mode.USER, polkit=False) as units:
+        with pytest.raises(WorkerFailed, match=f"^systemd could not start {BOX}: .* is masked"):
             await units.start(BOX, 5)
 
 
@@ -201,7 +255,7 @@ async def test_a_lost_bus_ends_the_wait(jobs: Any, systemd: Systemd, daemon: Any
 async def test_systemd_is_not_there(peers: Any) -> None:
     async with peers.connected(1) as (ours,):
         with pytest.raises(WorkerFailed, match=f"could not start {BOX}: .*org.freedesktop.systemd1"):
-            await UnitJobs(ours).start(BOX, 5)
+            await UnitJobs(ours, Mode.USER).start(BOX, 5)
 
 
 # Processes
@@ -226,6 +280,23 @@ async def test_a_process_of_no_unit(jobs: Any, systemd: Systemd) -> None:
     pidfd = os.pidfd_open(os.getpid())
     async with jobs() as units:
         assert await units.unit_of(os.getpid(), pidfd) == await units.unit_of(os.getpid()) == ""
+    os.close(pidfd)
+
+
+async def test_a_process_that_has_ended_is_no_stranger(jobs: Any, systemd: Systemd) -> None:
+    """What systemd says of it depends on how far its end has come."""
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    pidfd = os.pidfd_open(process.pid)
+    process.wait()
+    said = (
+        BusError("System.Error.ESRCH", "Failed to get PID from PIDFD: No such process"),
+        BusError(PREFIX + "NoUnitForPID", "PID does not belong to any loaded unit."),
+    )
+    async with jobs() as units:
+        for systemd.refusal in said:
+            for known in (pidfd, None):
+                with pytest.raises(NotRunning, match=f"process {process.pid} has ended"):
+                    await units.unit_of(process.pid, known)
     os.close(pidfd)
 
 

@@ -165,6 +165,43 @@ def test_a_worker_of_another_process_is_refused_while_the_first_lives(tmp_path: 
     run(test())
 
 
+@pytest.mark.parametrize("leaves", [False, True])
+def test_who_is_gone_before_it_was_looked_at_is_not_refused(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, *, leaves: bool
+) -> None:
+    """As a watcher is that is restarted together with the manager."""
+    looking, go_on = asyncio.Event(), asyncio.Event()
+
+    async def gone(pid: int, pidfd: int | None) -> str:
+        looking.set()
+        await go_on.wait()
+        assert pidfd is not None and kernels_pid(pidfd) == os.getpid()  # it is still that descriptor
+        raise errors.NotRunning(f"process {pid} has ended")
+
+    async def test() -> None:
+        async with House(tmp_path, unit_of=gone) as house:
+            far = house.hello("")
+            await looking.wait()
+            if leaves:
+                far.link.close()
+                await settle()
+            go_on.set()
+            await far.ended()
+            await settle()
+            assert (far.said, house.links.watch.link) == ([], None)
+
+    before = set(os.listdir("/proc/self/fd"))
+    with caplog.at_level(logging.INFO):
+        run(test())
+    assert caplog.messages == []
+    assert set(os.listdir("/proc/self/fd")) == before
+
+
+def kernels_pid(pidfd: int) -> int:
+    with open(f"/proc/self/fdinfo/{pidfd}") as info:
+        return next(int(line.split()[1]) for line in info if line.startswith("Pid:"))
+
+
 def test_a_worker_may_follow_one_that_has_left(tmp_path: Path) -> None:
     async def test() -> None:
         async with House(tmp_path) as house:

@@ -2,6 +2,7 @@
 """What a worker does at the manager's order, through a whole hub."""
 
 import logging
+import os
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
@@ -405,6 +406,7 @@ def test_a_drained_agent_is_not_launched(tmp_path: Path) -> None:
 def test_why_an_agent_cannot_be_launched_is_said(tmp_path: Path) -> None:
     class Missing(FakeAgent):
         def requested(self, message: dict[str, Any]) -> None:
+            os.write(self.ends.stderr, b"Error: crun: executable file `one` not found in $PATH\n")
             self.crash(127)
 
     async def test(world: World, office: Office) -> None:

@@ -17,6 +17,7 @@ from agentd.manager import spawner as module
 from agentd.manager.failures import MOST
 from agentd.manager.registry import Registry
 from agentd.manager.spawner import ChildSpawner, UnitSpawner
+from agentd.paths import Mode
 from agentd.process import Child
 from agentd.systemd import limit
 from agentd.tasks import Tasks
@@ -217,6 +218,7 @@ class Jobs:
         self.state, self.tried = state, tried
         self.asked: list[str] = []
         self.bus = self
+        self.mode = Mode.SYSTEM
 
     async def start(self, unit: str, timeout: float) -> None:
         self.asked.append("start")
@@ -252,6 +254,20 @@ def test_a_unit_that_systemd_does_not_even_try_is_given_up_until_it_is_reset() -
         assert "systemctl reset-failed agentd@box.service" in spawner.remedy("box")
         jobs.state = "inactive"  # systemctl reset-failed
         assert not await spawner.gave_up("box")
+
+    run(test())
+
+
+def test_what_to_do_is_said_for_the_systemd_that_has_the_unit() -> None:
+    jobs = Jobs()
+    jobs.mode = Mode.USER
+
+    async def test() -> None:
+        spawner = UnitSpawner(jobs, Limits(worker_start_sec=0.01))  # type: ignore[arg-type]
+        remedy = "systemctl --user reset-failed agentd@box.service, and connect again"
+        assert spawner.remedy("box") == remedy
+        with pytest.raises(WorkerFailed, match=r"does not report; see: systemctl --user status agentd$"):
+            await spawner.start("box", asyncio.Event())
 
     run(test())
 

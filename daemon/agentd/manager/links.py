@@ -19,6 +19,7 @@ from agentd.errors import (
     AlreadyRunning,
     ConfigurationInvalid,
     InvalidRequest,
+    NotRunning,
 )
 from agentd.manager.access import Peer, peer_of
 from agentd.manager.container import Container, WorkerEnd
@@ -119,14 +120,18 @@ class Links:
     def opened(self, wire: link.Link) -> None:
         self._greetings.add(wire)
 
-    def start(self, work: Coroutine[Any, Any, None]) -> None:
-        self._tasks.start(work, "greeting")
+    def start(self, work: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
+        return self._tasks.start(work, "greeting")
 
     def closed(self, wire: link.Link) -> None:
         self._greetings.discard(wire)
 
     async def verify(self, peer: Peer, hello: link.Hello) -> None:
-        """Raises AccessDenied or InvalidRequest for a peer that is not what it says it is."""
+        """Raises AccessDenied or InvalidRequest for a peer that is not what it says it is.
+
+        NotRunning for one that is gone, as where it is restarted together with us: what it had said waited
+        in the socket.
+        """
         _check_version(hello)
         if peer.uid not in (0, os.geteuid()):
             raise AccessDenied(f"account {peer.uid} may not link to the manager")
@@ -313,13 +318,17 @@ class Greeting:
             self._early.append(message)
         elif isinstance(message, link.Hello):
             self._hello_seen = True
-            self._links.start(self._check(message))
+            self._links.start(self._check(message)).add_done_callback(lambda _: self._forget_peer())
         else:
             self._link.close()
 
     async def _check(self, hello: link.Hello) -> None:
         try:
             await self._links.verify(self._peer, hello)
+        except NotRunning as exc:
+            log.debug("a link came to nothing: %s", exc.message)
+            self._link.close()
+            return
         except AgentdError as exc:
             log.warning("refused a link: %s", exc.message, extra={"event": Event.ACCESS_DENIED})
             self._link.send(link.Refused(reason=exc.reason, message=exc.message))
@@ -333,8 +342,13 @@ class Greeting:
 
     def _closed(self) -> None:
         self._deadline.cancel()
-        if self._peer.pidfd >= 0:
-            os.close(self._peer.pidfd)
+        if not self._hello_seen:
+            self._forget_peer()
         self._links.closed(self._link)
         if self._take is not None:
             self._take(None)
+
+    def _forget_peer(self) -> None:
+        """Not before the check is over, which asks about the process though the link may have closed."""
+        if self._peer.pidfd >= 0:
+            os.close(self._peer.pidfd)

@@ -109,7 +109,7 @@ class Service:
     def _supervision(self, bus: Bus | None, limits: Limits) -> tuple[Spawner, UnitJobs | None]:
         if bus is None or self._paths.mode is Mode.EMBEDDED:
             return ChildSpawner(self._arguments, limits), None
-        units = UnitJobs(bus)
+        units = UnitJobs(bus, self._paths.mode)
         return UnitSpawner(units, limits), units
 
     def _open_doors(self, inherited: Inherited) -> tuple[socket.socket, socket.socket]:

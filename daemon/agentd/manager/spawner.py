@@ -8,6 +8,7 @@ import sys
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 
+from agentd.advice import systemctl
 from agentd.config import Limits
 from agentd.errors import AlreadyRunning, WorkerFailed
 from agentd.manager.failures import Failures
@@ -81,9 +82,8 @@ class UnitSpawner:
         try:
             await asyncio.wait_for(ready.wait(), self.limits.worker_start_sec)
         except TimeoutError:
-            raise WorkerFailed(
-                f"{self.unit(name)} runs but does not report; see: systemctl status agentd"
-            ) from None
+            see = systemctl(self._jobs.mode, "status", "agentd")
+            raise WorkerFailed(f"{self.unit(name)} runs but does not report; see: {see}") from None
 
     async def stop(self, name: str, ask: Callable[[], Awaitable[None]]) -> None:
         await self._jobs.stop(self.unit(name), timeout=self.limits.drain_sec + STOP_MARGIN_SEC)
@@ -99,7 +99,7 @@ class UnitSpawner:
         self._forgiven.add(name)
 
     def remedy(self, name: str) -> str:
-        return f"systemctl reset-failed {self.unit(name)}, and connect again"
+        return f"{systemctl(self._jobs.mode, 'reset-failed', self.unit(name))}, and connect again"
 
     async def close(self) -> None:
         """Workers outlive their manager: that is what they are units for."""

@@ -2,13 +2,16 @@
 """Unit jobs: having systemd start and stop our workers, and say which unit a process is of."""
 
 import asyncio
+import os
 import select
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from agentd.bus import INTERACTIVE_AUTHORIZATION_REQUIRED, Bus, BusError, Signal
+from agentd.advice import POLKIT, journalctl, systemctl
+from agentd.bus import DISCONNECTED, INTERACTIVE_AUTHORIZATION_REQUIRED, Bus, BusError, Signal
 from agentd.errors import AccessDenied, AgentdError, NotRunning, WorkerFailed
+from agentd.paths import Mode
 
 SYSTEMD = "org.freedesktop.systemd1"
 PATH = "/org/freedesktop/systemd1"
@@ -20,7 +23,12 @@ NO_UNIT_FOR_PID = "org.freedesktop.systemd1.NoUnitForPID"
 ALREADY_SUBSCRIBED = "org.freedesktop.systemd1.AlreadySubscribed"
 UNKNOWN_METHOD = "org.freedesktop.DBus.Error.UnknownMethod"
 
+POLKIT_NAME = "org.freedesktop.PolicyKit1"
+POLKIT_PATH = "/org/freedesktop/PolicyKit1/Authority"
+PEER = "org.freedesktop.DBus.Peer"
+
 CALL_TIMEOUT = 10.0
+POLKIT_TIMEOUT = 5.0
 
 RESULTS = {
     "canceled": "another job took its place",
@@ -35,10 +43,11 @@ Removed = asyncio.Queue[tuple[str, str]]
 
 
 class UnitJobs:
-    """`bus` is set to another connection when it was lost."""
+    """`bus` is set to another connection when it was lost. `mode`: whose systemd is on it."""
 
-    def __init__(self, bus: Bus) -> None:
+    def __init__(self, bus: Bus, mode: Mode = Mode.SYSTEM) -> None:
         self.bus = bus
+        self.mode = mode
         self._subscribed_on: Bus | None = None
         self._knows_pidfds = True  # until it says otherwise, as systemd before 253 does
 
@@ -53,7 +62,7 @@ class UnitJobs:
         await self._run("stop", unit, timeout)
 
     async def _run(self, verb: str, unit: str, timeout: float) -> None:
-        see = f"see journalctl -u {unit}"
+        see = f"see: {journalctl(self.mode, '-u', unit)}"
         try:
             async with asyncio.timeout(timeout):
                 result = await self._job(verb.capitalize() + "Unit", unit)
@@ -62,7 +71,7 @@ class UnitJobs:
         except AgentdError as error:
             if verb == "stop" and _is(error, NO_SUCH_UNIT):
                 return
-            raise WorkerFailed(_explanation(error, verb, unit)) from error
+            raise WorkerFailed(await self._explanation(error, verb, unit)) from error
         if result != "done":
             raise WorkerFailed(f"{unit} did not {verb}: {RESULTS.get(result, result)}; {see}")
 
@@ -102,22 +111,65 @@ class UnitJobs:
                 raise
         self._subscribed_on = bus
 
+    # Reasons
+
+    async def _explanation(self, error: AgentdError, verb: str, unit: str) -> str:
+        """Why systemd did not do it, and what to do."""
+        by_hand = systemctl(self.mode, verb, unit)
+        if _is(error, NO_SUCH_UNIT):
+            template = unit.partition("@")[0] + "@.service" if "@" in unit else unit
+            reload = systemctl(self.mode, "daemon-reload")
+            return f"there is no {unit}: install {template}, then run {reload}"
+        if not _is(error, DISCONNECTED) and (silence := await self._silence_of_polkit()):
+            return (
+                f"systemd asks polkit whether agentd may {verb} {unit}, and polkit does not answer "
+                f"({silence}): {POLKIT}; without it, as root: {by_hand}"
+            )
+        if not isinstance(error, AccessDenied) and not _is(error, INTERACTIVE_AUTHORIZATION_REQUIRED):
+            return f"systemd could not {verb} {unit}: {error.message}"
+        if self.mode is not Mode.SYSTEM:
+            return f"systemd does not let agentd {verb} {unit}: {error.message}; by hand: {by_hand}"
+        return (
+            f"polkit does not let agentd {verb} {unit}: its rule for that, agentd.rules, is not installed "
+            f"or another one says no; see: agentctl doctor; without polkit, as root: {by_hand}"
+        )
+
+    async def _silence_of_polkit(self) -> str:
+        """Why polkit does not answer; "" where it does, or nobody asks it, as for an account's own units.
+
+        systemd itself says something else in each case: that access is denied, that a unit is masked, or
+        nothing for as long as polkit's start hangs.
+        """
+        if self.mode is not Mode.SYSTEM:
+            return ""
+        try:
+            await self.bus.call(POLKIT_NAME, POLKIT_PATH, PEER, "Ping", timeout=POLKIT_TIMEOUT)
+        except AgentdError as error:
+            return "" if _is(error, DISCONNECTED) else error.message
+        return ""
+
     # Processes
 
     async def unit_of(self, pid: int, pidfd: int | None = None) -> str:
         """The unit of a process, as systemd names it; "" when it is of none.
 
         A pid may belong to another process by now: with a `pidfd` the answer is about the right one.
+        Raises NotRunning where it has ended, whatever systemd makes of that.
         """
         try:
-            if pidfd is not None and self._knows_pidfds:
-                return await self._unit_by_pidfd(pid, pidfd)
-            unit = await self._unit_by_pid(pid)
+            return await self._unit_of(pid, pidfd)
         except AgentdError as error:
+            if _has_ended(pid, pidfd):
+                raise NotRunning(f"process {pid} has ended") from error
             if _is(error, NO_UNIT_FOR_PID):
                 return ""
             raise
-        if pidfd is not None and _has_ended(pidfd):
+
+    async def _unit_of(self, pid: int, pidfd: int | None) -> str:
+        if pidfd is not None and self._knows_pidfds:
+            return await self._unit_by_pidfd(pid, pidfd)
+        unit = await self._unit_by_pid(pid)
+        if _has_ended(pid, pidfd):
             raise NotRunning(f"process {pid} has ended")
         return unit
 
@@ -129,7 +181,7 @@ class UnitJobs:
             if isinstance(error, BusError) and error.name != UNKNOWN_METHOD:
                 raise
             self._knows_pidfds = False
-            return await self.unit_of(pid, pidfd)
+            return await self._unit_of(pid, pidfd)
         return str(name)
 
     async def _unit_by_pid(self, pid: int) -> str:
@@ -144,19 +196,17 @@ def _is(error: AgentdError, name: str) -> bool:
     return isinstance(error, BusError) and error.name == name
 
 
-def _has_ended(pidfd: int) -> bool:
+def _has_ended(pid: int, pidfd: int | None) -> bool:
+    if pidfd is None:
+        return _is_nobodys(pid)
     poll = select.poll()
     poll.register(pidfd, select.POLLIN)
     return bool(poll.poll(0))
 
 
-def _explanation(error: AgentdError, verb: str, unit: str) -> str:
-    if isinstance(error, AccessDenied) or _is(error, INTERACTIVE_AUTHORIZATION_REQUIRED):
-        return (
-            f"systemd does not let agentd {verb} {unit}: install the polkit rule that comes with agentd, "
-            f"or run systemctl {verb} {unit} yourself"
-        )
-    if _is(error, NO_SUCH_UNIT):
-        template = unit.partition("@")[0] + "@.service" if "@" in unit else unit
-        return f"there is no {unit}: install {template}, then run systemctl daemon-reload"
-    return f"systemd could not {verb} {unit}: {error.message}"
+def _is_nobodys(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except OSError as error:  # it may also be one that is not ours to signal
+        return isinstance(error, ProcessLookupError)
+    return False

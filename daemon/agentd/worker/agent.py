@@ -29,16 +29,16 @@ from agentd.link import AgentInfo, ContainerInfo
 from agentd.log import Context, Redactor
 from agentd.process import Child
 from agentd.proctree import MARKER
-from agentd.runtimes import Command, Runtime
+from agentd.runtimes import Command, Runtime, missing
 from agentd.systemd.events import Event
 from agentd.worker.calls import MOST, Call, Calls
 from agentd.worker.credentials import resolve
 from agentd.worker.stderr import Stderr
 
-NOT_EXECUTABLE, NOT_FOUND = 126, 127
-"""How an engine's exec says that the program is not there; the shells' convention."""
 FLUSH = 1.0
 """Seconds that a dead agent's last output has to come through its pipe."""
+LINE = 300
+"""Characters of a line of its that is told in an error."""
 VERSION = 80
 """Characters of a version in what the manager is told."""
 INLET = 1 << 20
@@ -139,6 +139,8 @@ class Agent:
         self._audience = audience
         self.log = place.log.about(agent=name)
         self._stderr = Stderr(self.log, place.redact)
+        self._stray = ""
+        """The last line on stdout that was no message: docker tells there why it has started nothing."""
         self._stream = FrameStream(self, place.limits.frame_bytes, INLET)
         self._streams_lost = asyncio.Event()
         self._child: Child | None = None
@@ -261,16 +263,17 @@ class Agent:
 
     def _epitaph(self, status: int) -> AgentdError:
         details = {"agent": self.name, "exit_status": status, "stderr_tail": self._stderr.tail}
-        if not self._has_answered and status in (NOT_FOUND, NOT_EXECUTABLE):
-            program = self._recipe.command.argv[0]
+        if self._has_answered:
+            return AgentExited(f"{self.name} ended (exit status {status}) before it had answered", **details)
+        said = (self._stderr.tail or self._stray).strip()
+        program = next(iter(self._recipe.command.argv), "")
+        if missing.is_missing(program, status, said):
             return AgentMissing(
                 f"{self._place.container.name} has no program {program} to run {self.name}", **details
             )
-        if not self._has_answered:
-            return AgentFailed(
-                f"{self.name} ended before it had answered anything (exit status {status})", **details
-            )
-        return AgentExited(f"{self.name} ended (exit status {status}) before it had answered", **details)
+        why = f": {line[:LINE]}" if (line := missing.reason(status, said)) else ""
+        text = f"{self.name} ended before it had answered anything (exit status {status}){why}"
+        return AgentFailed(text, **details)
 
     def _over(self, error: AgentdError) -> None:
         level = logging.INFO if self.dismissed else logging.WARNING
@@ -474,7 +477,7 @@ class Agent:
             envelope.require_utf8(line)
             message = envelope.decode(line)
         except AgentdError as exc:
-            shown = self._place.redact(line[:EDGE].decode(errors="replace"))[:200]
+            shown = self._stray = self._place.redact(line[:EDGE].decode(errors="replace"))[:200]
             self.log.warning(
                 "%s wrote something on stdout that is not ACP (%s): %s", self.name, exc.reason, shown
             )

@@ -5,6 +5,7 @@ import os
 from collections.abc import Callable
 from enum import StrEnum
 
+from agentd import advice
 from agentd.bus import Bus
 from agentd.errors import AccessDenied, AgentdError
 from agentd.interface import FREEDESKTOP_ERROR, BusError, Caller, Variant, caller
@@ -76,7 +77,8 @@ class Authority:
                 timeout=deadline,
             )
         except AgentdError as exc:
-            raise AccessDenied(f"polkit gave no answer on {action}: {exc.message}") from None
+            text = f"polkit gave no answer on {action} ({exc.message}): {advice.POLKIT}; without it root may"
+            raise AccessDenied(text) from None
         if challenge and not allowed and not who.interactive:
             raise BusError(
                 FREEDESKTOP_ERROR + "InteractiveAuthorizationRequired",
