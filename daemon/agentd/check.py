@@ -14,6 +14,7 @@ import msgspec
 
 from agentd import config, errors, schema
 from agentd.paths import Paths, check_socket_path
+from agentd.printable import LINES, printable
 
 MASK = '"…"'
 SOURCE_COLUMN = 40
@@ -148,7 +149,7 @@ def _socket_problems(socket: str) -> list[str]:
 
 
 def _print(lines: Iterable[str], stream: TextIO) -> None:
-    """A character that the stream's encoding lacks is written as an escape."""
+    """What a terminal would obey, and what the stream's encoding lacks, is written as an escape."""
     encoding = stream.encoding or "utf-8"
     for line in lines:
-        print(line.encode(encoding, "backslashreplace").decode(encoding), file=stream)
+        print(printable(line, keep=LINES).encode(encoding, "backslashreplace").decode(encoding), file=stream)

@@ -171,9 +171,23 @@ def test_prompt_reads_standard_input(agentd: Embedded) -> None:
     assert (done.returncode, done.stdout) == (0, "from stdin ü\n")
 
 
-def test_prompt_shows_no_escape_sequences(agentd: Embedded) -> None:
+def test_prompt_passes_the_answer_to_a_program_as_it_is(agentd: Embedded) -> None:
+    update = {"sessionUpdate": "tool_call", "toolCallId": "c", "title": "red \x1b[31m\nx"}
+    said = "red \x1b[31m\x07\x9b text\r\n\u202e"
+    chunk = {"sessionUpdate": "agent_message_chunk", "content": {"type": "text", "text": said}}
+    script = f"update {json.dumps(update)}\nupdate {json.dumps(chunk)}"
+    done = subprocess.run(
+        agentd.agentctl_command("prompt", "here", script),
+        capture_output=True, env=agentd.environment, timeout=60, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout.decode()) == (0, f"{said}\n")
+    assert done.stderr == "· red \\x1b[31m\\nx\n".encode()
+
+
+def test_prompt_is_told_that_a_terminal_of_another_host_shows_the_answer(agentd: Embedded) -> None:
+    agentd.environment["AGENTCTL_SHOWN"] = "1"
     done = agentd.agentctl("prompt", "here", "say red \x1b[31m\x07 text")
-    assert done.returncode == 0 and done.stdout.strip().isprintable()
+    assert (done.returncode, done.stdout) == (0, "red \\x1b[31m\\x07 text\n")
 
 
 def test_interrupt_cancels_the_turn(agentd: Embedded) -> None:

@@ -406,7 +406,7 @@ def test_session_that_cannot_go_on_is_told_and_forgotten(door: Door, editor: Edi
         last.recovers()
         editor.hang_up()
         assert last.at_end()
-    said = "agentctl: session s cannot go on: no \ufffd[31msuch session\n"
+    said = "agentctl: session s cannot go on: no \\x1b[31msuch session\n"
     assert editor.end() == (0, said)
 
 

@@ -122,12 +122,18 @@ def test_directories_are_those_below_what_is_typed(tmp_path: Path) -> None:
     assert complete.directories(f"{tmp_path}/nowhere/") == {}
 
 
+def test_directories_that_no_line_can_have_are_left_out(tmp_path: Path) -> None:
+    for name in ("\x1b]0;x\x07", "a\nb", "\x9b2J", "bo\u202ex", "fine"):
+        (tmp_path / name).mkdir()
+    assert list(complete.directories(f"{tmp_path}/")) == [f"{tmp_path}/fine/"]
+
+
 # What can go wrong
 
 
 def test_words_of_others_are_made_harmless() -> None:
     assert harmless({"a\nb": "", "-rf": "", "ok": "\x1b[2Jtitle" + "!" * 99}) == {
-        "ok": "\ufffd[2Jtitle" + "!" * 51
+        "ok": r"\x1b[2Jtitle" + "!" * 48
     }
 
 
@@ -215,5 +221,5 @@ def test_whatever_names_something_that_there_is_is_completed() -> None:
         if action.nargs != 0 and not action.choices and not hasattr(action, "completer")
     }  # fmt: skip
     assert without == {
-        "host", "text", "login", "method", "lines", "since", "delay", "iterations", "timeout",
+        "host", "text", "login", "method", "lines", "since", "until", "delay", "iterations", "timeout",
     }  # fmt: skip

@@ -60,3 +60,18 @@ def test_arguments_are_quoted_for_the_shell_there() -> None:
 
 def test_a_terminal_here_is_a_terminal_there() -> None:
     assert ssh("box", ["top"], terminal=True) == ["ssh", "-t", "--", "box", "agentctl", "top"]
+
+
+def test_what_is_shown_here_is_made_harmless_there() -> None:
+    """Without a terminal of its own, agentctl of the other host cannot see that there is one here."""
+    arguments = ["prompt", "box", "-"]
+    assert ssh("box", arguments, terminal=False, shown=True)[2:5] == ["box", "env", "AGENTCTL_SHOWN=1"]
+    assert ssh("box", arguments, terminal=True, shown=True) == [
+        "ssh",
+        "-t",
+        "--",
+        "box",
+        "agentctl",
+        *arguments,
+    ]
+    assert ssh("box", arguments, terminal=False) == ["ssh", "--", "box", "agentctl", *arguments]

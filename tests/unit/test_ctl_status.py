@@ -86,7 +86,7 @@ def test_trouble_is_told_below() -> None:
         containers=[failed, {**BOX, "name": "old", "outdated": True, "worker_version": "0.0.9"}], jobs=[job]
     )
     assert text.splitlines()[-3:] == [
-        "\N{MULTIPLICATION SIGN} box: it broke\ufffd[2J",
+        "\N{MULTIPLICATION SIGN} box: it broke\\x1b[2J",
         "● old: older code 0.0.9: systemctl restart agentd@box, when it suits",
         "● job 3: drain of box/claude, running, 1 turn left, cut off in 9s",
     ]
@@ -115,11 +115,17 @@ def test_what_an_older_manager_does_not_tell_is_left_out() -> None:
 
 
 @pytest.mark.parametrize(
-    ("unit", "how"), [("agentd@box.service", "systemctl restart agentd@box"), ("", "agentctl stop box")]
+    ("mode", "unit", "how"),
+    [
+        ("system", "agentd@box.service", "systemctl restart agentd@box"),
+        ("user", "agentd@box.service", "systemctl --user restart agentd@box"),
+        ("embedded", "", "agentctl stop box"),
+    ],
 )
-def test_older_code_is_seen_with_what_to_do(unit: str, how: str) -> None:
+def test_older_code_is_seen_with_what_to_do(mode: str, unit: str, how: str) -> None:
     old = {**BOX, "outdated": True, "worker_version": "0.0.1", "unit": unit}
-    assert f"box: older code 0.0.1: {how}, when it suits\n" in overview(containers=[old])
+    assert f"box: older code 0.0.1: {how}, when it suits\n" in overview(mode=mode, containers=[old])
+    assert f"older than the manager: {how}, when it suits\n" in shown(card.card(old, mode, NOW))
     assert "older code" not in overview()
 
 
@@ -227,7 +233,16 @@ def done(stdout: bytes, stderr: bytes = b"") -> Callable[[], Any]:
 
 def test_the_last_lines_of_the_log_are_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     text = journal(monkeypatch, done(b"-- Boot x --\nJun 03 h agentd[1]: serving box\n\xff\x1b[2J\n"))
-    assert text == "\nJun 03 h agentd[1]: serving box\n\ufffd\ufffd[2J\n"
+    assert text == "\nJun 03 h agentd[1]: serving box\n\ufffd\\x1b[2J\n"
+
+
+def test_an_entry_of_the_log_cannot_look_like_two(monkeypatch: pytest.MonkeyPatch) -> None:
+    """journalctl indents what follows a line break, but knows of one kind of them only."""
+    entry = "Jun 03 h agentd[1]: one\u2028-- x\u2028Jun 03 h systemd[1]: two\x0bJun 03 h kernel: three\n"
+    text = journal(monkeypatch, done(entry.encode()))
+    assert text.splitlines()[1:] == [
+        r"Jun 03 h agentd[1]: one\u2028-- x\u2028Jun 03 h systemd[1]: two\x0bJun 03 h kernel: three"
+    ]
 
 
 def no_program() -> Any:
@@ -270,7 +285,7 @@ def test_embedded_mode_has_no_journal() -> None:
 @pytest.mark.parametrize(
     ("name", "value", "text"),
     [
-        ("State", "running\x1b", "running\ufffd"), ("Draining", False, "no"), ("NClients", 3, "3"),
+        ("State", "running\x1b", r"running\x1b"), ("Draining", False, "no"), ("NClients", 3, "3"),
         ("ConfigFiles", ["/a", "/b"], "/a /b"), ("Drained", [], ""), ("StartTimestamp", 0, ""),
         ("Agents", [["claude", "ready", 9, ""], ["codex", "exited", 0, "1"]],
          "{ claude ; ready ; 9 ;  } { codex ; exited ; 0 ; 1 }"),

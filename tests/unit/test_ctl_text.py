@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 
+import json
 import time
 
 import pytest
 
-from agentd.ctl.text import ago, count, moment, printable, since, size, span
+from agentd.ctl.text import ago, as_json, complaint, count, moment, since, size, span
 
 HOUR, DAY = 3600, 86_400
 
@@ -60,6 +61,14 @@ def test_one_has_no_plural() -> None:
     assert [count(number, "turn") for number in (0, 1, 2)] == ["0 turns", "1 turn", "2 turns"]
 
 
-def test_nothing_is_left_that_a_terminal_obeys() -> None:
-    assert printable("\x1b[31mü\n\tx\x9b") == "\ufffd[31mü\n\tx\ufffd"
-    assert printable("a\nb\tc", lines=False) == "a\ufffdb\ufffdc"
+def test_further_lines_of_an_error_say_nothing_of_their_own() -> None:
+    said = complaint("it broke\nagentctl: all is well\r\n$ \x1b[2J\u2028x")
+    assert said == "agentctl: it broke\n  agentctl: all is well\n  $ \\x1b[2J\\u2028x"
+
+
+def test_json_is_the_same_to_a_terminal_as_to_a_program() -> None:
+    value = {
+        "text": "".join(map(chr, [*range(0x20), 0x7F, *range(0x80, 0xA0), 0x202E, 0x2028, 0xE9, 0x1F600]))
+    }
+    text = as_json(value)
+    assert text.isascii() and text.isprintable() and json.loads(text) == value

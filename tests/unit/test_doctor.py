@@ -246,6 +246,17 @@ def test_a_package_that_is_missing_says_what_that_costs(monkeypatch: pytest.Monk
     assert found.what.endswith("no_such_package is not installed: it costs nothing")
 
 
+@pytest.mark.parametrize("library", ["dbus_fast", "dbus_next"])
+def test_a_library_that_is_there_and_not_used_says_what_that_costs(library: str) -> None:
+    found = [*local.packages(library)]
+    if library == "dbus_fast":
+        assert states(found) == ["ok"]
+    else:
+        assert states(found) == ["note"]
+        assert "dbus_fast is older than 5" in found[0].what and "slower" in found[0].what
+        assert found[0].advice == "install dbus-fast 5 or later"
+
+
 # The caller
 
 
@@ -373,6 +384,12 @@ def test_units(files: dict[str, str], loaded: dict[str, Unit], state: str, words
     assert bool(found.advice) == (state != "ok")
 
 
+@pytest.mark.parametrize(("mode", "options"), [(Mode.SYSTEM, ""), (Mode.USER, "--user ")])
+def test_a_unit_that_cannot_be_loaded_is_to_be_verified(mode: Mode, options: str) -> None:
+    [found] = judged({}, {"agentd@box.service": Unit("bad-setting", "inactive")}, mode)
+    assert found.advice == f"systemd-analyze {options}verify agentd@box.service"
+
+
 def test_many_failed_units_are_not_all_named() -> None:
     failed = {f"agentd@{number}.service": Unit("loaded", "failed") for number in range(100)}
     found = judged({}, failed)
@@ -408,7 +425,7 @@ def test_lines_have_a_mark_and_say_what_to_do() -> None:
     told = [*doctor.lines(Mode.SYSTEM, FOUND, 1)]
     assert [(span.start, span.end, span.style) for span in told[0].spans] == [(0, 1, "green")]
     shown = [line.plain for line in told]
-    assert shown[:4] == ["✓ well", "✗ full", "  to the \ufffd[2Jbrim", "  → make room"]
+    assert shown[:4] == ["✓ well", "✗ full", r"  to the \x1b[2Jbrim", "  → make room"]
     assert shown[4] == "! so-so" and shown[-1].startswith("1 problem ")
 
 

@@ -314,7 +314,7 @@ def test_sessions_of_all_containers_have_a_column_for_it(capfd: pytest.CaptureFi
     show(argparse.Namespace(container="", no_pager=False), [Found("box", report)])
     header, row = capfd.readouterr().out.splitlines()
     assert header.split() == ["CONTAINER", "SESSION", "AGENT", "STATE", "LAST", "USED", "TITLE"]
-    assert row == "box        s        a      kept   0s ago     \ufffd[31mred"
+    assert row == "box        s        a      kept   0s ago     \\x1b[31mred"
 
 
 # agentctl history: which session
@@ -401,7 +401,7 @@ def test_a_tool_call_is_a_line_with_its_last_status() -> None:
         tool("1", "read\nx"), tool("2", "edit"), chunk("text"), tool_is("2", "failed"),
         tool_is("1", "in_progress"), tool_is("1", "completed"), tool_is("9", "completed"), chunk(" on"),
     )  # fmt: skip
-    assert lines[1:] == ["· read\ufffdx [completed]", "· edit [failed]", "text on"]
+    assert lines[1:] == [r"· read\nx [completed]", "· edit [failed]", "text on"]
 
 
 def test_what_comes_after_an_open_tool_call_waits_for_it() -> None:
@@ -426,7 +426,7 @@ def test_permissions_stand_where_they_were_decided() -> None:
         PermissionReport(turn=1, at=AT + 9, title="z\x1b", progress="expired"),
     )
     lines = story(chunk("one"), chunk("two"), chunk("three"), asked=asked)
-    assert lines[1:] == ["one", "? x → Allow", "two", "? y → cancelled", "three", "? z\ufffd → expired"]
+    assert lines[1:] == ["one", "? x → Allow", "two", "? y → cancelled", "three", r"? z\x1b → expired"]
 
 
 def test_permissions_of_a_turn_stand_before_its_end() -> None:

@@ -94,6 +94,18 @@ def test_a_traceback_has_its_own_field(logger: logging.Logger, sent: list[dict[s
     assert sent[0]["EXCEPTION"].startswith("Traceback") and sent[0]["EXCEPTION"].endswith("ValueError: odd")
 
 
+def test_an_entry_has_nothing_that_keeps_journalctl_from_showing_it(
+    logger: logging.Logger, sent: list[dict[str, Any]]
+) -> None:
+    """Which shows no message with control characters in it, but how long it is."""
+    logger.info("red \x1b[31m\x9b\u202e\rone\ntwo\tü", extra={"session": "s\x1b]0;x\x07"})
+    assert sent[0]["MESSAGE"] == "red \\x1b[31m\\x9b\\u202e\\rone\\ntwo\tü"
+    assert sent[0]["AGENTD_SESSION"] == r"s\x1b]0;x\x07"
+    fail(logger, "odd\x07")
+    assert sent[1]["EXCEPTION"].startswith("Traceback")
+    assert sent[1]["EXCEPTION"].endswith("\n" + r"ValueError: odd\x07")
+
+
 def test_a_record_that_the_journal_refuses_goes_to_stderr(
     logger: logging.Logger, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -111,7 +123,7 @@ def test_the_real_library_takes_our_fields(logger: logging.Logger, monkeypatch: 
     monkeypatch.setattr(journal, "sendv", lambda *args: lines.extend(args))
     logger.addHandler(JournalHandler("agentd", journal.send))
     logger.info("surrogate \ud800", extra={"event": Event.BUS_LOST})
-    assert {"MESSAGE=surrogate ?", f"MESSAGE_ID={Event.BUS_LOST.value}", "PRIORITY=6"} < set(lines)
+    assert {r"MESSAGE=surrogate \ud800", f"MESSAGE_ID={Event.BUS_LOST.value}", "PRIORITY=6"} < set(lines)
 
 
 def test_event_ids_are_ids_and_differ() -> None:
@@ -148,8 +160,15 @@ def test_nothing_reaches_the_terminal_but_text(
 def test_a_traceback_is_printable_lines(logger: logging.Logger, lines: io.StringIO) -> None:
     fail(logger, "odd \x1b[2J")
     first, second, *_, last = lines.getvalue().splitlines()
-    assert first == "ERROR agentd.test: it failed" and second.startswith("Traceback")
-    assert last == r"ValueError: odd \x1b[2J"
+    assert first == "ERROR agentd.test: it failed" and second.startswith("  Traceback")
+    assert last == r"  ValueError: odd \x1b[2J"
+
+
+def test_a_traceback_forges_no_record(logger: logging.Logger, lines: io.StringIO) -> None:
+    fail(logger, "odd\nERROR agentd.test: forged\u2028ERROR agentd.test: forged")
+    assert [line for line in lines.getvalue().splitlines() if line.startswith("ERROR")] == [
+        "ERROR agentd.test: it failed"
+    ]
 
 
 def test_every_line_has_its_priority_for_a_journal_that_reads_lines(logger: logging.Logger) -> None:

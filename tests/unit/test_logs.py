@@ -53,10 +53,28 @@ def test_an_agent_or_a_session_is_only_in_records_that_say_so(name: list[str]) -
     assert {"AGENTD_AGENT=claude", "AGENTD_SESSION=a b"} <= {*found} and "+" not in found
 
 
+def test_a_session_is_found_as_it_was_logged() -> None:
+    assert r"AGENTD_SESSION=s\x1b[2J" in argv("--session", "s\x1b[2J")
+
+
 def test_the_rest_is_passed_on() -> None:
     found = argv("-f", "-n", "7", "--since=-1h", "--json", "--no-pager")
     assert found[1:6] == ["--follow", "--no-pager", "--output=json", "--lines=7", "--since=-1h"]
     assert argv("-n", "0")[1] == "--lines=0"
+
+
+@pytest.mark.parametrize("option", ["--since", "--until"])
+def test_a_time_may_begin_with_a_dash(option: str) -> None:
+    assert argv(option, "-1h", "-f")[1:3] == ["--follow", f"{option}=-1h"]
+    assert argv("--user", "box", option, "-1h 30min")[1] == f"{option}=-1h 30min"
+    assert options(option, "yesterday", "box").container == "box"
+    assert options("--", option[1:]).container == option[1:]
+
+
+def test_an_option_for_a_time_wants_one() -> None:
+    for words in (["--since"], ["box", "--until"], ["--since", "--", "box"]):
+        with pytest.raises(SystemExit):
+            options(*words)
 
 
 def test_it_becomes_journalctl(tmp_path: Path) -> None:

@@ -37,3 +37,13 @@ def test_the_command_line_of_an_editor_brings_nothing_slow() -> None:
     script = f"import sys; {parse}; print({slow} & set(sys.modules) or 'none')"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout == "none\n"
+
+
+@pytest.mark.parametrize("line", [["list", "\x1b]0;x\x07"], ["\x9b2J"], ["top", "-d", "\x1b[2J\nx"]])
+def test_a_line_that_is_wrong_is_not_obeyed_by_the_terminal(
+    line: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        options.parse(line)
+    said = capsys.readouterr().err
+    assert said.isascii() and said.replace("\n", "").isprintable() and r"\x" in said

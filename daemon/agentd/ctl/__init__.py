@@ -20,9 +20,9 @@ def main() -> int:
             remote.run(options.host, sys.argv[1:])
         return int(options.run(options))
     except AgentdError as exc:
-        from agentd.ctl.text import printable
+        from agentd.ctl.text import complaint
 
-        print(f"agentctl: {printable(exc.message)}", file=sys.stderr)
+        print(complaint(exc.message), file=sys.stderr)
         return exc.exit_status
     except KeyboardInterrupt:
         return 130

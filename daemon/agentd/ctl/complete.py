@@ -19,10 +19,10 @@ from typing import Any, NamedTuple, NoReturn, Self
 from agentd.bus import Bus, BusError
 from agentd.ctl.control import CONTAINER, MANAGER, NAME, ROOT, SESSION
 from agentd.ctl.places import candidates
-from agentd.ctl.text import printable
 from agentd.errors import AgentdError
 from agentd.interface import PROPERTIES
 from agentd.paths import Mode
+from agentd.printable import printable
 
 DEADLINE = 1.0
 TITLE = 60
@@ -120,9 +120,9 @@ def asking(look: Look) -> Completer:
 
 
 def harmless(found: Choices) -> Choices:
-    """Without the words that no line can have: a session's id and title are somebody else's."""
+    """Without the words that no line can have: ids, titles and the names of files are somebody else's."""
     return {
-        word: printable(about, lines=False)[:TITLE]
+        word: printable(about)[:TITLE]
         for word, about in found.items()
         if word.isprintable() and not word.startswith("-")
     }
@@ -242,7 +242,7 @@ def schedules(prefix: str, parsed_args: argparse.Namespace, **more: object) -> C
         folders = [Path(each.prompt_file("any")).parent for each in places if each.mode is not Mode.EMBEDDED]
     except AgentdError:
         return {}  # this account has no such place
-    return {file.stem: "" for folder in folders for file in folder.glob("*.toml")}
+    return harmless({file.stem: "" for folder in folders for file in folder.glob("*.toml")})
 
 
 def directories(prefix: str, **more: object) -> Choices:
@@ -254,9 +254,8 @@ def directories(prefix: str, **more: object) -> Choices:
     except OSError:
         return {}  # there is no such directory, or it is closed to this account
     hidden = begun.startswith(".")
-    return {
-        f"{prefix.removesuffix(begun)}{name}/": "" for name in names if hidden or not name.startswith(".")
-    }
+    path = prefix.removesuffix(begun)
+    return harmless({f"{path}{name}/": "" for name in names if hidden or not name.startswith(".")})
 
 
 COMPLETERS: dict[str, Completer] = {

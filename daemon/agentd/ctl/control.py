@@ -8,9 +8,10 @@ import json
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
+from agentd.advice import systemctl
 from agentd.bus import INTERACTIVE_AUTHORIZATION_REQUIRED, NO_REPLY, Bus
 from agentd.ctl.asking import terminal
-from agentd.ctl.places import candidates, unreachable
+from agentd.ctl.places import candidates, named, unreachable
 from agentd.errors import ManagerUnreachable
 from agentd.interface import PROPERTIES, BusError
 from agentd.paths import Mode, Paths
@@ -80,10 +81,10 @@ class Control:
 
 def run(options: argparse.Namespace, work: Callable[[Control], Awaitable[T]]) -> T:
     """Do `work` with the manager that the options mean. Raises ManagerUnreachable, or what `work` raises."""
-    return asyncio.run(_run(candidates(options), work))
+    return asyncio.run(_run(candidates(options), named(options), work))
 
 
-async def _run(places: list[Paths], work: Callable[[Control], Awaitable[T]]) -> T:
+async def _run(places: list[Paths], meant: Paths | None, work: Callable[[Control], Awaitable[T]]) -> T:
     problems = []
     for paths in places:
         try:
@@ -94,7 +95,7 @@ async def _run(places: list[Paths], work: Callable[[Control], Awaitable[T]]) -> 
             if not exc.name.startswith(ABSENT):
                 raise
             problems.append(f"{paths.mode}: {exc.message}")
-    raise ManagerUnreachable(unreachable(problems))
+    raise ManagerUnreachable(unreachable(problems, meant))
 
 
 # A manager that does not answer
@@ -114,8 +115,7 @@ async def _why_silent(bus: Bus, mode: Mode) -> str:
     silent = f"agentd has not answered for {FIRST_SEC:g} s"
     if mode is Mode.EMBEDDED:
         return f"{silent}: it hangs; see what it has logged, and start it again"
-    systemctl = "systemctl --user" if mode is Mode.USER else "systemctl"
-    return f"{silent}: {await _unit_state(bus)}; see: {systemctl} status {UNIT}"
+    return f"{silent}: {await _unit_state(bus)}; see: {systemctl(mode, 'status', UNIT)}"
 
 
 async def _unit_state(bus: Bus) -> str:

@@ -18,9 +18,9 @@ from agentd.acp import methods
 from agentd.acp.extensions import Entry, HistoryPage, HistoryWish, PermissionReport, TurnReport
 from agentd.ctl.pager import Pager, is_coloured
 from agentd.ctl.sessions import ANSWER_SEC, ask_all, asked, containers, named, tell
-from agentd.ctl.text import printable
 from agentd.ctl.worker import Worker
 from agentd.errors import AmbiguousContainer, NoSuchSession
+from agentd.printable import LINES, printable
 
 HELD = 1 << 20
 """Characters that wait, at most, for a tool call to end: it is shown with its last status."""
@@ -112,12 +112,12 @@ async def _show_text(worker: Worker, session_id: str, write: Write) -> None:
         await write(text)
         shown = shown or bool(text)
     if not shown:
-        await write(f"nothing was said in {printable(session_id, lines=False)}\n")
+        await write(f"nothing was said in {printable(session_id)}\n")
 
 
 def _preface(page: HistoryPage, session_id: str) -> str:
     """What is to be known of a session that is not kept."""
-    session = printable(session_id, lines=False)
+    session = printable(session_id)
     if page.kept or not (page.entries or page.turns):
         return ""
     if page.entries:
@@ -128,7 +128,7 @@ def _preface(page: HistoryPage, session_id: str) -> str:
 def _turns(turns: Iterable[TurnReport]) -> str:
     """The widest of `when` has the year."""
     rows = [("WHEN", "OUTCOME"), *((when(each.at), each.outcome or each.progress) for each in turns)]
-    return "\n".join(f"{at:<17}  {printable(outcome, lines=False)}" for at, outcome in rows)
+    return "\n".join(f"{at:<17}  {printable(outcome)}" for at, outcome in rows)
 
 
 def when(at: float) -> str:
@@ -151,7 +151,7 @@ class Tool:
                 setattr(self, name, value[:TITLE])
 
     def __str__(self) -> str:
-        return printable(f"{TOOL}{self.title} [{self.status}]", lines=False) + "\n"
+        return printable(f"{TOOL}{self.title} [{self.status}]") + "\n"
 
 
 class Story:
@@ -224,7 +224,7 @@ class Story:
         if self._line != (mark or " "):
             self._break()
         for line in text.replace("\r\n", "\n").splitlines(keepends=True):
-            shown = printable(line)
+            shown = printable(line, keep=LINES)
             opening = mark if not self._line else ""
             self._put(self._dim(opening + shown) if mark else shown)
             self._line = "" if shown.endswith("\n") else mark or " "
@@ -246,19 +246,19 @@ class Story:
         self._break()
         outcome = asked.choice or asked.outcome if asked.progress == "answered" else asked.progress
         title = asked.title or "something"
-        self._put(printable(f"{QUESTION}{title} → {outcome}", lines=False) + "\n")
+        self._put(printable(f"{QUESTION}{title} → {outcome}") + "\n")
 
     def _turn_ended(self, outcome: str) -> None:
         self._tools.clear()
         if outcome != "end_turn":
             self._break()
-            self._put(printable(f"{END}{outcome}", lines=False) + "\n")
+            self._put(printable(f"{END}{outcome}") + "\n")
         self._who = ""
 
     def _aside(self, text: str) -> None:
         """Something that neither of them has said."""
         self._break()
-        self._put(("\n" if self._begun else "") + printable(text.strip(), lines=False) + "\n")
+        self._put(("\n" if self._begun else "") + printable(text.strip()) + "\n")
         self._who, self._begun = "", True
 
     # Lines
@@ -269,7 +269,7 @@ class Story:
             return
         self._break()
         time_of_it = f"  {when(at)}" if at is not None else ""
-        self._put(("\n" if self._begun else "") + printable(who, lines=False) + time_of_it + "\n")
+        self._put(("\n" if self._begun else "") + printable(who) + time_of_it + "\n")
         self._who, self._begun = who, True
 
     def _break(self) -> None:

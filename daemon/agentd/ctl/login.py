@@ -27,9 +27,9 @@ from agentd.acp.extensions import (
 from agentd.acp.methods import LOGIN, TERMINAL_INPUT, TERMINAL_OUTPUT, TERMINAL_RESIZE
 from agentd.acp.peer import Params
 from agentd.ctl.agents import agents_of
-from agentd.ctl.text import printable
 from agentd.ctl.worker import Worker
 from agentd.errors import InvalidArgs, NoSuchAgent, WorkerFailed
+from agentd.printable import printable
 
 LOGIN_SEC = 960.0
 """A minute more than the worker gives a login, so that its word comes first."""
@@ -146,11 +146,11 @@ def only_method(found: Agents, agent: str) -> str:
     one = next((each for each in found.agents if each.name == agent), None)
     if one is None:
         there = ", ".join(each.name for each in found.agents) or "none"
-        raise NoSuchAgent(printable(f"the container has no agent {agent}; there are: {there}", lines=False))
+        raise NoSuchAgent(printable(f"the container has no agent {agent}; there are: {there}"))
     methods = [each for each in one.login if each.terminal]
     if len(methods) == 1:
         return methods[0].id
-    raise InvalidArgs(printable(several(agent, methods) if methods else no_login(one), lines=False))
+    raise InvalidArgs(printable(several(agent, methods) if methods else no_login(one)))
 
 
 def several(agent: str, methods: list[LoginMethod]) -> str:

@@ -11,10 +11,12 @@ import os
 import sys
 from typing import NoReturn
 
+from agentd.advice import scope
 from agentd.config import valid_name
 from agentd.ctl.meant import place
 from agentd.errors import InvalidArgs, NotInstalled, NotRunning
 from agentd.paths import Mode
+from agentd.printable import printable
 
 UNITS = ("agentd.service", "agentd-watch.service", "agentd@*.service", "agentd-prompt@*.service")
 SLICE = "agentd.slice"
@@ -49,7 +51,7 @@ def become(argv: list[str]) -> NoReturn:
 def command(options: argparse.Namespace, mode: Mode) -> list[str]:
     """The argument vector of journalctl."""
     about = {"AGENTD_AGENT": options.agent, "AGENTD_SESSION": options.session}
-    details = [f"{field}={value}" for field, value in about.items() if value]
+    details = [f"{field}={printable(value)}" for field, value in about.items() if value]  # as it was logged
     found = matches(options.container, mode, details) if options.container else everything(mode, details)
     return ["journalctl", *_how(options, mode), *found]
 
@@ -74,11 +76,11 @@ def matches(name: str, mode: Mode, details: list[str]) -> list[str]:
 
 def _how(options: argparse.Namespace, mode: Mode) -> list[str]:
     switches = {
-        "--user": mode is Mode.USER,
         "--follow": options.follow,
         "--no-pager": options.no_pager,
         "--output=json": options.json,
     }
-    words = [word for word, wanted in switches.items() if wanted]
+    words = scope(mode) + [word for word, wanted in switches.items() if wanted]
     words += [] if options.lines is None else [f"--lines={options.lines}"]
-    return words + ([f"--since={options.since}"] if options.since else [])
+    words += [f"--since={options.since}"] if options.since else []
+    return words + ([f"--until={options.until}"] if options.until else [])

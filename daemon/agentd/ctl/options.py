@@ -13,7 +13,7 @@ from agentd import __version__
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
-    from typing import Any
+    from typing import Any, NoReturn
 
 LINES = 10
 """How much of a log is shown where nobody says how much."""
@@ -44,11 +44,20 @@ def count(text: str) -> int:
     return value
 
 
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong with a line without repeating what a terminal would obey."""
+
+    def error(self, message: str) -> NoReturn:
+        from agentd.printable import printable
+
+        super().error(printable(message))
+
+
 def parser(verb: str = "") -> argparse.ArgumentParser:
     """`verb`: the one that the command line begins with, if any: most others are left out then, for `attach`
     must not pay for them.
     """
-    top = argparse.ArgumentParser(
+    top: argparse.ArgumentParser = Parser(
         prog="agentctl", description="Use and control the coding agents in containers."
     )
     top.add_argument("--version", action="version", version=f"agentctl {__version__}")
@@ -270,6 +279,7 @@ def _watching(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
     logs.add_argument("-f", "--follow", action="store_true", help="go on with what is logged from now on")
     logs.add_argument("-n", "--lines", type=count, default=None, help="only so many of the last")
     logs.add_argument("--since", metavar="TIME", default="", help='only since then, as in "1 hour ago"')
+    logs.add_argument("--until", metavar="TIME", default="", help="only until then, as in -10min")
     logs.add_argument("--agent", metavar="A", default="", help="only of this agent")
     logs.add_argument("--session", metavar="ID", default="", help="only of this session")
     _verb(verbs, "events", "tell of every change, as it happens", json=ROWS)
@@ -323,4 +333,20 @@ VERBS = {
 def parse(arguments: list[str]) -> argparse.Namespace:
     if "_ARGCOMPLETE" in os.environ:  # a shell asks what a line may go on with
         importlib.import_module("agentd.ctl.complete").answer(parser())
-    return parser(arguments[0] if arguments else "").parse_args(arguments)
+    return parser(arguments[0] if arguments else "").parse_args(_with_times(arguments))
+
+
+TIMES = ("--since", "--until")
+"""Options whose values may begin with a dash, as -1h does; argparse would take that for an option."""
+
+
+def _with_times(arguments: list[str]) -> list[str]:
+    """Each of these values in one word with its option. What comes after -- is none."""
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    joined: list[str] = []
+    for word in arguments[:end]:
+        if joined and joined[-1] in TIMES:
+            joined[-1] += f"={word}"
+        else:
+            joined.append(word)
+    return joined + arguments[end:]

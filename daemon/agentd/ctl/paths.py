@@ -13,8 +13,8 @@ import msgspec
 
 from agentd.acp import methods
 from agentd.acp.extensions import SharedPaths
-from agentd.ctl.text import printable
 from agentd.ctl.worker import Worker
+from agentd.printable import printable
 
 ANSWER_SEC = 60.0
 
@@ -47,6 +47,6 @@ def _show(options: argparse.Namespace, shared: SharedPaths) -> None:
 
 def _elsewhere(shared: SharedPaths) -> str:
     if shared.unmapped_cwd == "workdir":
-        workdir = printable(shared.workdir, lines=False)
+        workdir = printable(shared.workdir)
         return f"a session in any other directory works in {workdir} of the container"
     return "a session in any other directory is refused"

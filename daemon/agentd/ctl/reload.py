@@ -12,7 +12,7 @@ from typing import Any
 
 from agentd.ctl.control import Control
 from agentd.ctl.control import run as with_manager
-from agentd.ctl.text import printable
+from agentd.printable import printable
 
 
 def run(options: argparse.Namespace) -> int:
@@ -20,12 +20,16 @@ def run(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps(report))
         return 0
-    print("applied: " + (", ".join(report["applied"]) or "nothing had changed"))
+    print("applied: " + (_list(report["applied"]) or "nothing had changed"))
     if report["needs_restart"]:
-        print(f"effective after a restart of the workers: {', '.join(report['needs_restart'])}")
+        print(f"effective after a restart of the workers: {_list(report['needs_restart'])}")
     for warning in report["warnings"]:
-        print(f"agentctl: warning: {printable(warning, lines=False)}", file=sys.stderr)
+        print(f"agentctl: warning: {printable(warning)}", file=sys.stderr)
     return 0
+
+
+def _list(keys: list[str]) -> str:
+    return printable(", ".join(keys))
 
 
 async def _reload(control: Control) -> dict[str, Any]:

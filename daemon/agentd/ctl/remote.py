@@ -20,11 +20,13 @@ if TYPE_CHECKING:
 SHORT, LONG = "-H", "--host"
 PROGRAM = "agentctl"
 """As the other host's shell finds it."""
+SHOWN = "AGENTCTL_SHOWN"
+"""Variable that is set there where what it prints is shown on a terminal here, which it cannot see."""
 
 
 def run(host: str, arguments: list[str]) -> NoReturn:
     """Become ssh. Raises InvalidArgs, or ManagerUnreachable where there is no ssh."""
-    command = ssh(host, without_host(arguments), terminal=os.isatty(0) and os.isatty(1))
+    command = ssh(host, without_host(arguments), terminal=os.isatty(0) and os.isatty(1), shown=os.isatty(1))
     sys.stdout.flush()
     try:
         os.execvp(command[0], command)  # noqa: S606  # the user's own ssh, found as a shell finds it
@@ -34,12 +36,13 @@ def run(host: str, arguments: list[str]) -> NoReturn:
         ) from None
 
 
-def ssh(host: str, arguments: list[str], *, terminal: bool) -> list[str]:
-    """The command. Raises InvalidArgs."""
+def ssh(host: str, arguments: list[str], *, terminal: bool, shown: bool = False) -> list[str]:
+    """The command. `terminal`: the other host gets one. `shown`: stdout is one. Raises InvalidArgs."""
     destination, port = parts(host)
     where = ["-p", port] if port else []
     kind = ["-t"] if terminal else []
-    return ["ssh", *where, *kind, "--", destination, PROGRAM, *map(shlex.quote, arguments)]
+    told = ["env", f"{SHOWN}=1"] if shown and not terminal else []
+    return ["ssh", *where, *kind, "--", destination, *told, PROGRAM, *map(shlex.quote, arguments)]
 
 
 def parts(host: str) -> tuple[str, str]:

@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from agentd.ctl.pager import Pager, is_coloured
-from agentd.ctl.text import printable
+from agentd.printable import LINES, printable
 
 WIDE = 1 << 20
 """Columns of what is no terminal: nothing is as long."""
@@ -67,7 +67,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[object]], *, right: Col
 
 def plain(value: object, style: str = "") -> Text:
     """A cell, or a line: other people's words, made harmless. A Text is taken as it is."""
-    return value if isinstance(value, Text) else Text(printable(str(value), lines=False), style)
+    return value if isinstance(value, Text) else Text(printable(str(value)), style)
 
 
 def word(state: str) -> Text:
@@ -146,7 +146,7 @@ def page(options: argparse.Namespace, *what: RenderableType) -> None:
     shown = console()
     with shown.capture() as captured:
         for each in what:
-            shown.print(printable(each) if isinstance(each, str) else each, soft_wrap=True)
+            shown.print(printable(each, keep=LINES) if isinstance(each, str) else each, soft_wrap=True)
     text = captured.get()
     wanted = shown.is_terminal and not options.no_pager and not fits(text, shown.width, shown.height)
     with Pager(wanted=wanted) as pager:

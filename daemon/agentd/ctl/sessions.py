@@ -21,7 +21,7 @@ from agentd.acp import methods
 from agentd.acp.extensions import SessionList, SessionReport
 from agentd.ctl.control import Control
 from agentd.ctl.control import run as with_manager
-from agentd.ctl.text import ago, printable
+from agentd.ctl.text import ago, complaint
 from agentd.ctl.worker import Worker
 from agentd.errors import AgentdError
 
@@ -50,14 +50,14 @@ def run(options: argparse.Namespace) -> int:
         return FAILED if problems else 0
     show(options, found)
     for name in more:
-        print(f"agentctl: {name} has more sessions than these, which are its newest", file=sys.stderr)
+        print(complaint(f"{name} has more sessions than these, which are its newest"), file=sys.stderr)
     return FAILED if problems else 0
 
 
 def tell(problems: Mapping[str, AgentdError]) -> None:
     """A line for each container that could not be asked."""
     for name, problem in problems.items():
-        print(f"agentctl: {name}: {printable(problem.message, lines=False)}", file=sys.stderr)
+        print(complaint(f"{name}: {problem.message}"), file=sys.stderr)
 
 
 # Asking

@@ -14,8 +14,9 @@ from typing import Any
 from agentd.ctl.cancel import find
 from agentd.ctl.control import CONTAINER, MANAGER, ROOT, SESSION, Control
 from agentd.ctl.control import run as with_manager
-from agentd.ctl.text import moment, printable
+from agentd.ctl.text import moment
 from agentd.errors import InvalidArgs
+from agentd.printable import printable
 
 MOMENTS = ("Timestamp", "ActiveSince", "LastActivity")
 """How the names of properties end that are points in time."""
@@ -55,7 +56,7 @@ def pretty(name: str, value: Any) -> str:
     if isinstance(value, list):
         items = [_struct(each) if isinstance(each, list) else pretty("", each) for each in value]
         return _struct(value) if name in STRUCTS else " ".join(items)
-    return printable(str(value), lines=False)
+    return printable(str(value))
 
 
 STRUCTS = ("NetworkBytes",)

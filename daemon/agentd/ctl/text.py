@@ -1,7 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Text on a terminal: other people's words made harmless, and numbers made readable. No rich here."""
+"""What agentctl says, and numbers and times as people read them. No rich here."""
 
+import json
 import time
+from typing import Any
+
+from agentd.printable import LINES, printable
 
 MINUTE, HOUR, DAY = 60, 3600, 86_400
 WEEK, MONTH, YEAR = 7 * DAY, 30 * DAY, 365 * DAY
@@ -17,10 +21,14 @@ SPANS = (
 SIZES = "BKMGTPE"
 
 
-def printable(text: str, *, lines: bool = True) -> str:
-    """Text with nothing in it that a terminal obeys. `lines`: line breaks and tabs may stay."""
-    kept = "\n\t" if lines else ""
-    return "".join(char if char.isprintable() or char in kept else "\ufffd" for char in text)
+def complaint(message: str) -> str:
+    """An error as stderr has it. What it has of further lines is indented: they say nothing of their own."""
+    return f"agentctl: {printable(message, keep=LINES)}".replace("\n", "\n  ")
+
+
+def as_json(value: Any) -> str:
+    """In one line and in ASCII, so that it says the same to a terminal as to a program."""
+    return json.dumps(value, separators=(",", ":"))
 
 
 def ago(seconds: float) -> str:

@@ -10,12 +10,13 @@ import copy
 import logging
 import os
 import queue
-import re
 import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, TextIO
+
+from agentd.printable import LINES, TABS, printable
 
 RESULT = ("prompt", "stop_reason", "error", "duration_usec")
 CONTEXT = ("container", "agent", "session", "client", *RESULT)
@@ -28,18 +29,12 @@ BREATH_SEC = 0.01
 Send = Callable[..., object]
 
 _PRIORITIES = ((logging.CRITICAL, 2), (logging.ERROR, 3), (logging.WARNING, 4), (logging.INFO, 6))
-_UNSAFE = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 _TRACES = logging.Formatter()
 
 
 def priority(level: int) -> int:
     """syslog's number for one of logging's."""
     return next((number for least, number in _PRIORITIES if level >= least), 7)
-
-
-def printable(text: str) -> str:
-    """One line that does nothing to a terminal: what would is shown as its escape."""
-    return _UNSAFE.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 def context(record: logging.LogRecord) -> dict[str, str]:
@@ -57,7 +52,10 @@ def trace(record: logging.LogRecord) -> str:
 
 
 class JournalHandler(logging.Handler):
-    """Sends chosen fields and no others: arguments and locals of ours may hold secrets."""
+    """Sends chosen fields and no others: arguments and locals of ours may hold secrets.
+
+    journalctl shows no entry that has control characters in it, so they are escaped, as are line breaks.
+    """
 
     def __init__(self, identifier: str, send: Send) -> None:
         super().__init__()
@@ -82,7 +80,11 @@ class JournalHandler(logging.Handler):
             "EXCEPTION": trace(record),
         }
         fields |= {"AGENTD_" + name.upper(): value for name, value in context(record).items()}
-        sent = {name: value.encode("utf-8", "replace").decode() for name, value in fields.items() if value}
+        sent = {
+            name: printable(value, keep=LINES if name == "EXCEPTION" else TABS)
+            for name, value in fields.items()
+            if value
+        }
         return sent | {"CODE_LINE": record.lineno}
 
 
@@ -101,15 +103,16 @@ class PlainHandler(logging.Handler):
 
 
 def plain_text(record: logging.LogRecord) -> str:
-    """`LEVEL name: message [container=box agent=claude]`, and a traceback below, each line printable."""
+    """`LEVEL name: message [container=box agent=claude]`, and a traceback indented below, all printable."""
     about = " ".join(f"{name}={value}" for name, value in context(record).items())
     text = f"{record.levelname} {record.name}: {record.getMessage()}" + (f" [{about}]" if about else "")
-    return "\n".join(printable(line) for line in (text, *trace(record).splitlines()))
+    below = (f"  {line}" for line in trace(record).split("\n") if line)
+    return "\n".join(printable(line, keep=TABS) for line in (text, *below))
 
 
 def _write_line(stream: TextIO, line: str) -> None:
     try:
-        stream.write(line.encode("utf-8", "replace").decode() + "\n")
+        stream.write(line + "\n")
         stream.flush()
     except (OSError, ValueError):
         pass  # stderr is closed or full, and there is nowhere left to say so

@@ -2,15 +2,19 @@
 """An agent's stderr: always read, line by line into the log, with its last lines kept for error messages."""
 
 import asyncio
+import re
 from collections import deque
 
 from agentd.log import Context, Redactor
 from agentd.pipes import reading_end
+from agentd.printable import TABS, printable
 from agentd.systemd.events import Event
 
 LINE_BYTES = 4096
 """Longer lines are logged in pieces."""
 TAIL_LINES = 20
+COLOUR = re.compile("\x1b\\[[0-9;:]*m")
+"""What many programs put around their words, and what says nothing in a log."""
 
 
 class Stderr(asyncio.Protocol):
@@ -58,7 +62,7 @@ class Stderr(asyncio.Protocol):
         return hidden
 
     def _line(self, line: bytes) -> None:
-        text = self._redact(line.decode(errors="replace").rstrip())
-        if text:
+        bare = COLOUR.sub("", line.decode(errors="replace"))
+        if text := printable(self._redact(bare.rstrip()), keep=TABS):
             self._tail.append(text)
             self._log.info("%s", text, extra={"event": Event.AGENT_STDERR})

@@ -265,10 +265,10 @@ class Bridge:
         _write(self._ledger.take_back())
 
     def _forget(self, session: str, problem: AgentdError) -> None:
-        from agentd.ctl.text import printable
+        from agentd.printable import printable
 
         del self._ledger.sessions[session]
-        _say(printable(f"session {session} cannot go on: {problem.message}", lines=False))
+        _say(printable(f"session {session} cannot go on: {problem.message}"))
 
     def _require(self, number: int, method: str, params: object) -> None:
         answer = self._ask(number, method, params)

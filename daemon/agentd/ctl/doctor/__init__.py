@@ -13,13 +13,13 @@ from typing import Any, NamedTuple
 
 from rich.text import Text
 
+from agentd.advice import systemctl
 from agentd.bus import Bus
 from agentd.ctl.control import MANAGER, NAME, ROOT
 from agentd.ctl.doctor import bus_checks
 from agentd.ctl.doctor import local_checks as local
 from agentd.ctl.doctor.bus_checks import ANSWER_SEC
 from agentd.ctl.doctor.findings import Finding, Health, aside, fine, looked, note, problem
-from agentd.ctl.doctor.local_checks import systemctl
 from agentd.ctl.meant import place
 from agentd.ctl.screen import page, plain
 from agentd.ctl.text import count

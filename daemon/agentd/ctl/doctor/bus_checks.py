@@ -6,10 +6,11 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from agentd import __version__
+from agentd.advice import POLKIT as REPAIR_POLKIT
+from agentd.advice import analyze, systemctl
 from agentd.bus import Bus
 from agentd.ctl.control import NAME
 from agentd.ctl.doctor.findings import Finding, fine, note, problem
-from agentd.ctl.doctor.local_checks import systemctl
 from agentd.ctl.text import count
 from agentd.interface import PROPERTIES, BusError
 from agentd.paths import Mode
@@ -76,7 +77,7 @@ def absent(mode: Mode, runtime_dir: str) -> Finding:
     if mode is Mode.USER:
         return note("the manager does not run", "agentd serve --user, where it is no service of yours")
     text = "the manager does not run; the next connection, or command, starts it"
-    return note(text, "systemctl start agentd.service, if it should have been")
+    return note(text, f"{systemctl(mode, 'start', 'agentd.service')}, if it should have been")
 
 
 def manager(properties: Mapping[str, Any], systemctl: str) -> Iterator[Finding]:
@@ -134,8 +135,12 @@ async def polkit(bus: Bus) -> Iterator[Finding]:
             POLKIT, POLKIT_PATH, f"{POLKIT}.Authority", "EnumerateActions", "s", "", timeout=ANSWER_SEC
         )
     except BusError as error:
-        text = f"polkit does not answer ({error.message}): agentd can start no worker, and obeys root alone"
-        return iter([problem(text, "install polkitd, or: systemctl start polkit")])
+        text = (
+            f"polkit does not answer ({error.message}): agentd can start no worker, and takes from others "
+            "than root only orders for which [access] is enough"
+        )
+        by_hand = systemctl(Mode.SYSTEM, "start", "agentd@NAME")
+        return iter([problem(text, f"{REPAIR_POLKIT}; without it, as root: {by_hand}")])
     rules = [_look(os.path.join(share, RULES)) for share in SHARES]
     return judge_polkit({each[0] for each in actions}, rules)
 
@@ -226,7 +231,7 @@ def _files(enabled: Mapping[str, str], loaded: Mapping[str, Unit], mode: Mode) -
         yield note(f"{name} is {enabled[name]}: it does not start {when}", f"{command} enable {name}")
     for name, unit in loaded.items():
         if unit.load not in ("loaded", "masked", "not-found"):
-            yield problem(f"systemd could not load {name}: {unit.load}", f"systemd-analyze verify {name}")
+            yield problem(f"systemd could not load {name}: {unit.load}", analyze(mode, "verify", name))
     if stale := [name for name, unit in loaded.items() if unit.stale]:
         yield note(f"changed on disk since they were loaded: {', '.join(stale)}", f"{command} daemon-reload")
 

@@ -12,7 +12,8 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from agentd import check, config
+from agentd import bus, check, config
+from agentd.advice import systemctl
 from agentd.ctl.doctor.findings import Finding, fine, note, problem
 from agentd.errors import ConfigurationInvalid
 from agentd.paths import Mode, Paths
@@ -23,9 +24,10 @@ FREE_LEAST = 0.05
 """How much of a disk has to be free."""
 LINGER = "/var/lib/systemd/linger"
 PROGRAMS = {"podman": "podman", "docker": "docker", "machined": "machinectl"}
+FAST = "dbus_fast"
 PACKAGES = {
     "uvloop": "the processes need more CPU for each message",
-    "dbus_fast": "dbus-next is used instead, which is slower",
+    FAST: "dbus-next is used instead, which is slower",
     "pyroute2": "addresses and counters of containers' networks are not known, nor agents reached by TCP",
     "systemd": "records in the journal have no fields, and sockets are not kept over a restart",
     "prometheus_client": "there are no metrics",
@@ -75,7 +77,7 @@ def link_socket(paths: Paths, *, running: bool) -> Iterator[Finding]:
     mode = stat.S_IMODE(found.st_mode)
     if paths.mode is Mode.SYSTEM and (mode, _group(found.st_gid)) != (0o660, GROUP):
         text = f"{paths.link} has mode {mode:04o} and group {_group(found.st_gid)}, not 0660 and agentd"
-        yield problem(text, "systemctl restart agentd-link.socket")
+        yield problem(text, _begin(paths, "agentd-link.socket", "restart"))
     else:
         yield fine(f"link socket {paths.link}")
 
@@ -240,11 +242,16 @@ def installed() -> list[str]:
     return [name for name, program in PROGRAMS.items() if shutil.which(program)]
 
 
-def packages() -> Iterator[Finding]:
+def packages(library: str = bus.LIBRARY) -> Iterator[Finding]:
+    """`library`: the one for D-Bus that is in use."""
     missing = {name: cost for name, cost in PACKAGES.items() if importlib.util.find_spec(name) is None}
     for name, cost in missing.items():
         yield note(f"Python's {name} is not installed: {cost}")
-    if not missing:
+    unused = library != FAST and FAST not in missing
+    if unused:
+        text = f"Python's {FAST} is older than 5, or cannot be loaded: {PACKAGES[FAST]}"
+        yield note(text, "install dbus-fast 5 or later")
+    if not missing and not unused:
         yield fine("all optional Python packages are there")
 
 
@@ -326,17 +333,14 @@ def _has_ids(file: Path, who: Account) -> bool:
     return any(line.partition(":")[0] in (who.name, str(who.uid)) for line in lines)
 
 
-def systemctl(mode: Mode) -> str:
-    return "systemctl --user" if mode is Mode.USER else "systemctl"
-
-
 def _begin(paths: Paths, unit: str, verb: str = "start") -> str:
     """How to have a socket listened on."""
+    command = systemctl(paths.mode, verb, unit)
     by_hand = {
         Mode.EMBEDDED: f"agentd serve --runtime-dir {paths.runtime_dir}",
-        Mode.USER: f"systemctl --user {verb} {unit}, or where it is no service: agentd serve --user",
+        Mode.USER: f"{command}, or where it is no service: agentd serve --user",
     }
-    return by_hand.get(paths.mode, f"systemctl {verb} {unit}")
+    return by_hand.get(paths.mode, command)
 
 
 def _user(uid: int) -> str:

@@ -8,7 +8,8 @@ from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
 from rich.text import Text
 
 from agentd.ctl.screen import console
-from agentd.ctl.text import count, printable, span
+from agentd.ctl.text import count, span
+from agentd.printable import printable
 
 WIDTH = 30
 
@@ -36,7 +37,7 @@ class Bar:
             Left(seconds),
             console=console(stderr=True),
         )
-        self._task = self._progress.add_task(printable(target, lines=False), total=None, turns="")
+        self._task = self._progress.add_task(printable(target), total=None, turns="")
         self._at_first = 0
 
     def __enter__(self) -> Self:

@@ -36,6 +36,7 @@ from agentd.ctl.control import run as with_manager
 from agentd.ctl.events.changes import Event, event_of, sentence
 from agentd.ctl.events.outlet import Outlet
 from agentd.ctl.places import candidates
+from agentd.ctl.text import as_json
 from agentd.errors import AgentdError, ManagerUnreachable
 from agentd.interface import PROPERTIES, BusError
 from agentd.paths import Mode, Paths
@@ -230,6 +231,6 @@ class Teller:
 
     def _written(self, event: Event, before: str = "") -> str:
         if self._json:
-            return msgspec.json.encode(event).decode() + "\n"
+            return as_json(msgspec.to_builtins(event)) + "\n"
         line = sentence(event, before)
         return f"{line}\n" if line else ""

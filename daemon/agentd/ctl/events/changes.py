@@ -10,7 +10,8 @@ import msgspec
 
 from agentd.bus import Signal
 from agentd.ctl.control import CONTAINER, JOB, NAME, SESSION
-from agentd.ctl.text import count, printable
+from agentd.ctl.text import count
+from agentd.printable import printable
 
 QUIET = ("LastActivity",)
 """Properties that change all the time: for programs only."""
@@ -107,7 +108,7 @@ def sentence(event: Event, before: str = "") -> str:
     """A line for a person; "" where it is of no interest to one. `before`: the State that it had."""
     if text := _text(event, before):
         at = time.strftime("%H:%M:%S", time.localtime(event.time_usec / 1e6))
-        return printable(f"{at} {text}", lines=False)
+        return printable(f"{at} {text}")
     return ""
 
 

@@ -21,9 +21,11 @@ from agentd.bus import DISCONNECTED, NO_REPLY, NO_SERVER, Bus
 from agentd.ctl.control import ABSENT, MANAGER, NAME, ROOT, Control
 from agentd.ctl.control import run as with_manager
 from agentd.ctl.meant import place
+from agentd.ctl.text import complaint
 from agentd.errors import AgentdError, InvalidArgs, NotInstalled
 from agentd.interface import BusError
 from agentd.paths import Paths
+from agentd.printable import LINES, printable
 
 try:
     from prometheus_client import MetricsHandler, generate_latest
@@ -50,7 +52,7 @@ def run(options: argparse.Namespace) -> int:
         return str(text)
 
     status = msgspec.json.decode(with_manager(options, look), type=figures.Status)
-    print(as_json(status) if options.json else as_text(status))
+    print(as_json(status) if options.json else printable(as_text(status), keep=LINES))
     return 0
 
 
@@ -80,7 +82,7 @@ class Handler(MetricsHandler):
         try:
             super().do_GET()
         except AgentdError as error:
-            print(f"agentctl: {error.message}", file=sys.stderr)
+            print(complaint(error.message), file=sys.stderr)
             self.send_error(503)
 
 

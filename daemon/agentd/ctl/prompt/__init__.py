@@ -22,8 +22,11 @@ from agentd.acp import methods
 from agentd.acp.extensions import SharedPaths
 from agentd.acp.peer import Params, Peer
 from agentd.ctl.places import front_door
-from agentd.ctl.text import printable
+from agentd.ctl.remote import SHOWN
+from agentd.ctl.text import as_json
 from agentd.errors import EX_DATAERR, AgentTimeout, InvalidArgs, WorkerFailed
+from agentd.printable import LINES, printable
+from agentd.systemd.journal import is_journal
 
 HANDSHAKE_SEC = 180.0
 """For the agent to start and make a session; some start servers of their own first."""
@@ -62,14 +65,17 @@ class Show(Protocol):
 
 
 class Text:
-    """The answer's text on stdout, what the agent does on stderr."""
+    """The answer's text on stdout, what the agent does on stderr. `exact`: the text is for a program."""
+
+    def __init__(self, *, exact: bool = False) -> None:
+        self._exact = exact
 
     def update(self, update: Params) -> None:
         match update:
             case {"sessionUpdate": "agent_message_chunk", "content": {"type": "text", "text": str(text)}}:
-                print(printable(text), end="", flush=True)
+                print(text if self._exact else printable(text, keep=LINES), end="", flush=True)
             case {"sessionUpdate": "tool_call", "title": str(title)}:
-                print(f"· {printable(title, lines=False)}", file=sys.stderr, flush=True)
+                print(f"· {printable(title)}", file=sys.stderr, flush=True)
 
     def result(self, result: Params) -> None:
         print(flush=True)
@@ -85,7 +91,7 @@ class Json:
         self._print({"result": result})
 
     def _print(self, value: object) -> None:
-        print(msgspec.json.encode(value).decode(), flush=True)
+        print(as_json(value), flush=True)
 
 
 class Turn:
@@ -228,11 +234,9 @@ def of_kind(options: list[Params], wanted: str) -> Params | None:
 def ask(tool_call: Params, options: list[Params]) -> Params | None:
     """Ask on the terminal, whatever stdin and stdout are. Raises OSError where there is none."""
     with open("/dev/tty", "r+b", buffering=0) as terminal:
-        title = printable(str(tool_call.get("title") or "something"), lines=False)
+        title = printable(str(tool_call.get("title") or "something"))
         lines = [f"\nThe agent asks for permission: {title}"]
-        lines += [
-            f"  {n}) {printable(str(each.get('name')), lines=False)}" for n, each in enumerate(options, 1)
-        ]
+        lines += [f"  {n}) {printable(str(each.get('name')))}" for n, each in enumerate(options, 1)]
         terminal.write(("\n".join(lines) + "\nYour choice: ").encode())
         answer = terminal.readline().decode(errors="replace").strip()
     with contextlib.suppress(ValueError, IndexError):
@@ -248,7 +252,13 @@ def status_of(result: Params | None) -> int:
 
 
 def show(options: argparse.Namespace) -> Show:
-    return Json() if options.json else Text()
+    return Json() if options.json else Text(exact=not _is_shown())
+
+
+def _is_shown() -> bool:
+    """Whether people see what goes to stdout: on a terminal, maybe another host's, or in the journal."""
+    at_other_end = bool(os.environ.get(SHOWN))
+    return at_other_end or sys.stdout.isatty() or is_journal(sys.stdout, os.environ)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -259,7 +269,7 @@ def run(options: argparse.Namespace) -> int:
     result = asyncio.run(Turn(order(options), show(options)).run(front_door(options)))
     reason = (result or {}).get("stopReason")
     if result is not None and reason != "end_turn" and not options.json:
-        print(f"agentctl: the turn ended with: {printable(str(reason), lines=False)}", file=sys.stderr)
+        print(f"agentctl: the turn ended with: {printable(str(reason))}", file=sys.stderr)
     return status_of(result)
 
 

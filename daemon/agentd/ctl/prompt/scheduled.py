@@ -23,6 +23,7 @@ import msgspec
 from msgspec import Meta
 
 from agentd.acp.peer import Params
+from agentd.advice import systemctl
 from agentd.bus import Bus
 from agentd.config import AGENT_NAME, AgentName, ContainerName, Directory, Seconds, Text, dotted
 from agentd.ctl.places import candidates, front_door, unreachable
@@ -166,10 +167,10 @@ def alone(schedule: Schedule) -> Iterator[None]:
     except PermissionError:
         raise AccessDenied(
             f"your account may not write to {folder}, which it takes to run scheduled prompts; "
-            f"have systemd do it: systemctl start agentd-prompt@{schedule.name}"
+            f"have systemd do it: {systemctl(paths.mode, 'start', f'agentd-prompt@{schedule.name}')}"
         ) from None
     except OSError as exc:
-        raise ManagerUnreachable(unreachable([f"{folder}: {exc.strerror}"])) from None
+        raise ManagerUnreachable(unreachable([f"{folder}: {exc.strerror}"], paths)) from None
     try:
         yield
     finally:

@@ -18,10 +18,13 @@ from typing import Any
 from rich.console import RenderableType
 from rich.text import Text
 
+from agentd.advice import systemctl
 from agentd.ctl.control import Control
 from agentd.ctl.control import run as with_manager
 from agentd.ctl.screen import STYLE_OF, Facts, dot, page, plain, table, word
-from agentd.ctl.text import count, printable, since, span
+from agentd.ctl.text import count, since, span
+from agentd.paths import Mode
+from agentd.printable import printable
 
 OK, NOT_RUNNING, NO_SUCH_UNIT = 0, 3, 4
 """Exit statuses, as of systemctl status."""
@@ -72,7 +75,7 @@ def _some(options: argparse.Namespace, status: dict[str, Any]) -> int:
 
         page(options, *cards(options, status["mode"], map(_whole, found), time.time()))
     for name in missing:
-        text = printable(f"no container is called {name}", lines=False)
+        text = printable(f"no container is called {name}")
         print(f"agentctl: {text}; see: agentctl list", file=sys.stderr)
     return NO_SUCH_UNIT if missing else max(map(exit_status, found))
 
@@ -93,7 +96,7 @@ def overview(status: dict[str, Any], now: float) -> Iterator[RenderableType]:
     yield ""
     yield table(HEADER, list(map(_row, containers)), right=(3, 4, 5)) if containers else "No containers."
     notes = [_problem(each) for each in containers if each["last_error"]]
-    notes += [_older(each) for each in containers if each["outdated"]]
+    notes += [_older(each, status["mode"]) for each in containers if each["outdated"]]
     if notes := notes + [_job(each, now) for each in status["jobs"]]:
         yield ""
         yield from notes
@@ -157,17 +160,16 @@ def _problem(container: dict[str, Any]) -> Text:
     return Text.assemble(dot("failed"), " ", plain(f"{container['name']}: {container['last_error']}"))
 
 
-def _older(container: dict[str, Any]) -> Text:
-    text = (
-        f"{container['name']}: older code {container['worker_version']}: {newer(container)}, when it suits"
-    )
+def _older(container: dict[str, Any], mode: str) -> Text:
+    how = newer(container, mode)
+    text = f"{container['name']}: older code {container['worker_version']}: {how}, when it suits"
     return Text.assemble(dot("starting"), " ", plain(text))
 
 
-def newer(container: dict[str, Any]) -> str:
+def newer(container: dict[str, Any], mode: str) -> str:
     """The command that has the worker run the code that is installed now."""
     unit = container["unit"].removesuffix(".service")
-    return f"systemctl restart {unit}" if unit else f"agentctl stop {container['name']}"
+    return systemctl(Mode(mode), "restart", unit) if unit else f"agentctl stop {container['name']}"
 
 
 def _job(job: dict[str, Any], now: float) -> Text:

@@ -9,11 +9,13 @@ from typing import Any
 from rich.console import RenderableType
 from rich.text import Text
 
+from agentd.advice import scope
 from agentd.ctl.logs import matches
 from agentd.ctl.screen import Facts, dot, plain, table, word
 from agentd.ctl.status import newer
-from agentd.ctl.text import ago, count, printable, since, size
+from agentd.ctl.text import ago, count, since, size
 from agentd.paths import Mode
+from agentd.printable import LINES, printable
 
 HEADER = ("SESSION", "AGENT", "STATE", "LAST USED", "TITLE")
 SHORT_ID = 12
@@ -48,16 +50,14 @@ def _what(container: dict[str, Any]) -> str:
     runtime, id_ = container["runtime"], container["id"]
     if not runtime:
         return "container that no engine has now"
-    return printable(
-        f"{runtime} container {id_[:SHORT_ID] if runtime in ENGINES else ''}".rstrip(), lines=False
-    )
+    return printable(f"{runtime} container {id_[:SHORT_ID] if runtime in ENGINES else ''}".rstrip())
 
 
 def _facts(container: dict[str, Any], mode: str, now: float) -> Iterator[tuple[str, str | Text]]:
     began = container["active_since_usec"]
     yield "State", word(container["state"]) + (f" since {since(began, now)}" if began else "")
     yield "Unit", container["unit"]
-    yield "Main PID", _worker(container)
+    yield "Main PID", _worker(container, mode)
     yield "Leader", str(container["leader"] or "")
     yield "Clients", str(container["clients"])
     yield "Sessions", _sessions(container)
@@ -69,12 +69,12 @@ def _facts(container: dict[str, Any], mode: str, now: float) -> Iterator[tuple[s
     yield from _trouble(container, mode)
 
 
-def _worker(container: dict[str, Any]) -> str | Text:
+def _worker(container: dict[str, Any], mode: str) -> str | Text:
     if not container["worker_pid"]:
         return ""
     running = plain(f"{container['worker_pid']} (agentd {container['worker_version']})")
     if container["outdated"]:
-        running += plain(f" older than the manager: {newer(container)}, when it suits", "yellow")
+        running += plain(f" older than the manager: {newer(container, mode)}, when it suits", "yellow")
     return running
 
 
@@ -153,12 +153,8 @@ def log(name: str, mode: Mode, lines: int) -> Iterator[RenderableType]:
     if mode is Mode.EMBEDDED:
         yield Text("no journal: this agentd was started by hand, and logs to its stderr", "dim")
         return
-    command = ["journalctl", "--no-pager", "--output=short", f"--lines={lines}", *_user(mode)]
+    command = ["journalctl", "--no-pager", "--output=short", f"--lines={lines}", *scope(mode)]
     yield from _journal([*command, *matches(name, mode, [])])
-
-
-def _user(mode: Mode) -> list[str]:
-    return ["--user"] if mode is Mode.USER else []
 
 
 def _journal(command: list[str]) -> Iterator[RenderableType]:
@@ -174,9 +170,9 @@ def _journal(command: list[str]) -> Iterator[RenderableType]:
         yield Text(f"the log cannot be read: journalctl: {exc.strerror}", "dim")
         return
     said, complaint = (part.decode(errors="replace") for part in (done.stdout, done.stderr))
-    entries = [line for line in said.splitlines() if not line.startswith("-- ")]
+    entries = [line for line in said.split("\n") if line and not line.startswith("-- ")]
     if entries:
-        yield printable("\n".join(entries))
+        yield printable("\n".join(entries), keep=LINES)
     else:
         yield Text(_why_nothing(complaint), "dim")
 
@@ -186,4 +182,4 @@ def _why_nothing(complaint: str) -> str:
     reasons = [line for line in complaint.splitlines() if line.strip() and not line.startswith(" ")]
     if not reasons:
         return "nothing is logged"
-    return f"the log cannot be read: {printable(reasons[-1], lines=False).removeprefix('Hint: ')}"
+    return f"the log cannot be read: {printable(reasons[-1]).removeprefix('Hint: ')}"

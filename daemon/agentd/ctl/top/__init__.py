@@ -27,7 +27,7 @@ from agentd.bus import DISCONNECTED, NO_REPLY
 from agentd.ctl.control import ABSENT, Control
 from agentd.ctl.control import run as with_manager
 from agentd.ctl.pager import is_screen
-from agentd.ctl.text import printable
+from agentd.ctl.text import as_json, complaint
 from agentd.ctl.top.activity import Round, Sample, Status, compared, subject
 from agentd.ctl.top.gauges import Gauges
 from agentd.errors import AgentdError, ManagerUnreachable, ShuttingDown
@@ -166,7 +166,7 @@ class Stream:
         """On stderr, once for as long as it lasts."""
         if not self._complained:
             self._complained = True
-            print(f"agentctl: {printable(problem)}", file=sys.stderr, flush=True)
+            print(complaint(problem), file=sys.stderr, flush=True)
 
     async def until_quit(self) -> None:
         await asyncio.get_running_loop().create_future()
@@ -177,4 +177,4 @@ class Stream:
 
 
 def _print_json(sample: Sample, result: Round) -> None:
-    print(msgspec.json.encode(result).decode())
+    print(as_json(msgspec.to_builtins(result)))
