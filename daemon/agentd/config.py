@@ -128,7 +128,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     pending_per_uid: Count = 32  # connections whose first line has not come
     clients: Count = 64  # of a container
     clients_per_uid: Count = 32  # of a container and an account
-    sessions: Count = 32  # of a container
+    sessions: Count = 64  # of a container
+    sessions_per_uid: Count = 32  # of a container and an account
     prompt_queue: Count = 10  # of a session
     agent_handshake_sec: Seconds = 60.0  # of silence, not in all
     agent_stop_sec: Seconds = 5.0  # between SIGTERM and SIGKILL

@@ -17,6 +17,8 @@ from contextlib import ExitStack
 from pathlib import Path
 
 MARKER = "AGENTD_OWNER"
+ENVIRONMENT_BYTES = 2 << 20
+"""As much as a program is usually started with at most. Any process can claim terabytes for its own."""
 KERNEL_THREAD = 0x00200000
 """PF_KTHREAD, in the flags of /proc/PID/stat."""
 LOOKS, LOOK_AGAIN = 3, 0.001
@@ -133,23 +135,27 @@ def _pids() -> Iterator[int]:
 
 
 def _is_marked(pid: int, owner: str) -> bool:
-    wanted = f"{MARKER}={owner}".encode()
-    return any(
-        entry == wanted or entry.startswith(wanted + b"/") for entry in _environment(pid).split(b"\0")
-    )
+    wanted = f"\0{MARKER}={owner}".encode()
+    environment = b"\0" + _environment(pid) + b"\0"
+    return wanted + b"\0" in environment or wanted + b"/" in environment
 
 
 def _environment(pid: int) -> bytes:
     """b"" for a process that has none, has gone, or is another user's, and so not ours."""
     for _ in range(LOOKS):
         try:
-            environment = Path(f"/proc/{pid}/environ").read_bytes()
+            environment = _read_environment(pid)
         except OSError:
             return b""
         if environment or not _may_be_in_exec(pid):
             return environment
         time.sleep(LOOK_AGAIN)
     return b""
+
+
+def _read_environment(pid: int) -> bytes:
+    with open(f"/proc/{pid}/environ", "rb", buffering=0) as file:
+        return file.read(ENVIRONMENT_BYTES)
 
 
 def _may_be_in_exec(pid: int) -> bool:

@@ -198,7 +198,8 @@ def agentd(
     `transcripts`: what is kept on disk. Without it the relay alone is measured.
     """
     command = ", ".join(f"'{word}'" for word in agent)
-    text = f'default_agent = "fast"\nruntimes = []\n[limits]\nsessions = {sessions}\n'
+    text = 'default_agent = "fast"\nruntimes = []\n[limits]\n'
+    text += f"sessions = {sessions}\nsessions_per_uid = {sessions}\n"
     text += f'[store]\ntranscripts = "{transcripts}"\n'
     text += f'[agents.fast]\ncommand = [{command}]\nisolation = "{isolation}"\n'
     for name in containers or ("here",):

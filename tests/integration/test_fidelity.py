@@ -60,6 +60,7 @@ default_agent = "recorder"
 runtimes = []
 [limits]
 sessions = 10000
+sessions_per_uid = 10000
 [agents.recorder]
 command = {json.dumps(stage.command)}
 [containers.here]

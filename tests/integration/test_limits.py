@@ -34,8 +34,9 @@ def test_connections_without_a_first_line(start: Start) -> None:
         assert served.turn("say fine")[1] == ["fine"]
 
 
-def test_sessions(start: Start) -> None:
-    with start(limits="sessions = 2").client() as client:
+@pytest.mark.parametrize("limit", ["sessions", "sessions_per_uid"])
+def test_sessions(start: Start, limit: str) -> None:
+    with start(limits=f"{limit} = 2").client() as client:
         client.open(agent="scripted").turn("say one")
         client.new_session()
         asked = {"sessionId": client.session, **NEW}
@@ -51,8 +52,9 @@ def test_sessions_of_other_times(start: Start) -> None:
         assert reason(client.load("old")[0]) == "too_many_sessions"
 
 
-def test_sessions_asked_for_at_once(start: Start) -> None:
-    with start(limits="sessions = 2").client() as client:
+@pytest.mark.parametrize("limit", ["sessions", "sessions_per_uid"])
+def test_sessions_asked_for_at_once(start: Start, limit: str) -> None:
+    with start(limits=f"{limit} = 2").client() as client:
         client.greet(agent="scripted")
         for _ in range(5):
             client.request("session/new", NEW)
@@ -61,8 +63,9 @@ def test_sessions_asked_for_at_once(start: Start) -> None:
         assert {reason(answer) for answer in answers if "error" in answer} == {"too_many_sessions"}
 
 
-def test_a_session_that_nobody_uses_makes_room(start: Start) -> None:
-    agentd = start(limits="sessions = 2")
+@pytest.mark.parametrize("limit", ["sessions", "sessions_per_uid"])
+def test_a_session_that_nobody_uses_makes_room(start: Start, limit: str) -> None:
+    agentd = start(limits=f"{limit} = 2")
     with agentd.client() as one, agentd.client() as two, agentd.client() as late:
         one.open().turn("say one")
         two.open().turn("say two")
@@ -135,7 +138,7 @@ def test_requests_that_wait_for_the_agent(client: Client) -> None:
 
 
 def test_requests_that_wait_for_the_hub(start: Start) -> None:
-    with start("--hang", "session/new", limits="sessions = 100").client() as client:
+    with start("--hang", "session/new", limits="sessions = 100\nsessions_per_uid = 100").client() as client:
         client.greet(agent="scripted")
         for number in range(65):
             client.send({"id": f"new {number}", "method": "session/new", "params": NEW})

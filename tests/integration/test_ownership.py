@@ -187,6 +187,14 @@ def test_one_account_cannot_take_all_places(systems: Systems) -> None:
             assert bob.open().turn("say fine")[1] == ["fine"]
 
 
+def test_one_account_cannot_have_all_sessions(systems: Systems) -> None:
+    system = systems(limits="sessions_per_uid = 2")
+    with system.client_of(ALICE) as alice, system.client_of(BOB) as bob:
+        alice.open().new_session()
+        assert reason(alice.call("session/new", {"cwd": "/", "mcpServers": []})) == "too_many_sessions"
+        assert bob.open().turn("say fine")[1] == ["fine"]
+
+
 def test_one_account_cannot_keep_others_waiting_at_the_door(systems: Systems) -> None:
     system = systems(limits="pending_per_uid = 1")
     with system.client_of(ALICE), system.client_of(ALICE) as more:

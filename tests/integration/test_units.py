@@ -99,6 +99,14 @@ class Unit(Interface, name="org.freedesktop.systemd1.Unit"):
         return BOX
 
 
+class Service(Interface, name="org.freedesktop.systemd1.Service"):
+    pid = os.getpid()
+
+    @prop("u", name="MainPID")
+    def main_pid(self) -> int:
+        return self.pid
+
+
 def pid_of(pidfd: int) -> str:
     with open(f"/proc/self/fdinfo/{pidfd}") as info:
         return next(line.split()[1] for line in info if line.startswith("Pid:"))
@@ -110,12 +118,18 @@ def systemd() -> Systemd:
 
 
 @pytest.fixture
-def jobs(peers: Any, systemd: Systemd, bus: ModuleType) -> Callable[..., Any]:
+def service() -> Service:
+    return Service()
+
+
+@pytest.fixture
+def jobs(peers: Any, systemd: Systemd, service: Service, bus: ModuleType) -> Callable[..., Any]:
     @asynccontextmanager
     async def jobs(mode: Mode = Mode.SYSTEM, *, polkit: bool = True) -> AsyncIterator[UnitJobs]:
         async with peers.connected(2) as (manager, ours):
             manager.export("/org/freedesktop/systemd1", systemd)
             manager.export(UNIT_PATH, Unit())
+            manager.export(UNIT_PATH, service)
             await manager.request_name("org.freedesktop.systemd1")
             if polkit:
                 manager.export(POLKIT_PATH, Peer())
@@ -275,6 +289,14 @@ async def test_without_a_pidfd_the_pid_has_to_do(jobs: Any, systemd: Systemd) ->
     assert systemd.called == [("GetUnitByPID",)]
 
 
+async def test_who_is_not_the_main_process_of_a_unit_is_nobody(jobs: Any, service: Service) -> None:
+    service.pid = 1
+    pidfd = os.pidfd_open(os.getpid())
+    async with jobs() as units:
+        assert await units.unit_of(os.getpid(), pidfd) == await units.unit_of(os.getpid()) == ""
+    os.close(pidfd)
+
+
 async def test_a_process_of_no_unit(jobs: Any, systemd: Systemd) -> None:
     systemd.refusal = BusError(PREFIX + "NoUnitForPID", "PID 1 does not belong to any loaded unit.")
     pidfd = os.pidfd_open(os.getpid())
@@ -314,8 +336,9 @@ class TestOldSystemd:
         assert systemd.called == [("GetUnitByPID",)]
         os.close(pidfd)
 
-    async def test_it_may_have_answered_for_another_process(self, jobs: Any) -> None:
+    async def test_it_may_have_answered_for_another_process(self, jobs: Any, service: Service) -> None:
         process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+        service.pid = process.pid
         pidfd = os.pidfd_open(process.pid)
         signals.pidfd_send_signal(pidfd, signals.SIGKILL)
         process.communicate()

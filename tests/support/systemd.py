@@ -11,17 +11,28 @@ import subprocess
 import sys
 
 from agentd.bus import Bus
-from agentd.interface import BusError, Interface, method, signal
+from agentd.interface import BusError, Interface, method, prop, signal
 
 PATH = "/org/freedesktop/systemd1"
 WATCHER = "agentd-watch.service"
 
 
+class Service(Interface, name="org.freedesktop.systemd1.Service"):
+    def __init__(self, pid: int) -> None:
+        super().__init__()
+        self._pid = pid
+
+    @prop("u", name="MainPID")
+    def main_pid(self) -> int:
+        return self._pid
+
+
 class Systemd(Interface, name="org.freedesktop.systemd1.Manager"):
     """`arguments`: those of every process."""
 
-    def __init__(self, arguments: list[str]) -> None:
+    def __init__(self, bus: Bus, arguments: list[str]) -> None:
         super().__init__()
+        self._bus = bus
         self._arguments = arguments
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._jobs = 0
@@ -49,7 +60,7 @@ class Systemd(Interface, name="org.freedesktop.systemd1.Manager"):
             pid = next(int(line.split()[1]) for line in info if line.startswith("Pid:"))
         for name, process in self._processes.items():
             if process.pid == pid:
-                return f"{PATH}/unit/x", name, b"\0" * 16
+                return f"{PATH}/unit/_{pid}", name, b"\0" * 16
         raise BusError("org.freedesktop.systemd1.NoUnitForPID", f"{pid} is of no unit")
 
     def _job(self, unit: str) -> str:
@@ -63,7 +74,8 @@ class Systemd(Interface, name="org.freedesktop.systemd1.Manager"):
         verb = ["watch"] if unit == WATCHER else ["worker"]
         rest = [] if unit == WATCHER else [name]
         command = [sys.executable, "-m", "agentd", *verb, *self._arguments, *rest]
-        self._processes[unit] = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=2)
+        process = self._processes[unit] = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=2)
+        self._bus.export(f"{PATH}/unit/_{process.pid}", Service(process.pid))
 
     def _stop(self, unit: str) -> None:
         if process := self._processes.pop(unit, None):
@@ -77,7 +89,7 @@ class Systemd(Interface, name="org.freedesktop.systemd1.Manager"):
 
 async def main(address: str, arguments: list[str]) -> None:
     bus = await Bus.connect(address)
-    systemd = Systemd(arguments)
+    systemd = Systemd(bus, arguments)
     bus.export(PATH, systemd)
     await bus.request_name("org.freedesktop.systemd1")
     systemd.start(WATCHER)

@@ -112,13 +112,10 @@ def test_one_in_the_middle_of_an_exec_is_looked_at_again(
     tree: Tree, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (pid,) = tree.start(SAY_AND_SLEEP)
-    empty = [b""] * (proctree.LOOKS - 1)
-
-    class InExec(type(Path())):  # type: ignore[misc]
-        def read_bytes(self) -> bytes:
-            return empty.pop() if str(self) == f"/proc/{pid}/environ" and empty else super().read_bytes()
-
-    monkeypatch.setattr(proctree, "Path", InExec)
+    empty, read = [b""] * (proctree.LOOKS - 1), proctree._read_environment
+    monkeypatch.setattr(
+        proctree, "_read_environment", lambda of: empty.pop() if of == pid and empty else read(of)
+    )
     assert proctree.find(tree.owner) == [pid]
     assert empty == []
 

@@ -34,6 +34,8 @@ ACCEPTED_AT_ONCE = 64
 BREATH_SEC = 1.0
 FINISH_SEC = 1.0
 """What connections have to find their worker in when the manager ends."""
+STRANGERS = -1
+"""Those that may use nothing count as one account: whoever has subordinate uids has 65,536 of them."""
 STOPPING = "agentd is being stopped or restarted: connect again"
 TAKE_SEC = 10.0
 """What a worker has to say that it took a connection."""
@@ -118,7 +120,7 @@ class FrontDoor:
         ours.setblocking(False)
         self._pending[peer.uid] += 1
         work = self._pass_on(ours, peer, opening._replace(container=container.name))
-        self._begin(self._counted(peer, ours, work))
+        self._begin(self._counted(peer.uid, ours, work))
         return theirs
 
     async def _pass_on(self, sock: socket.socket, peer: Peer, opening: Opening) -> None:
@@ -139,10 +141,11 @@ class FrontDoor:
         except OSError:
             sock.close()  # gone already
             return
-        self._pending[peer.uid] += 1
-        await self._counted(peer, sock, self._serve(sock, peer, container))
+        account = peer.uid if self.access.may_any(peer) else STRANGERS
+        self._pending[account] += 1
+        await self._counted(account, sock, self._serve(sock, peer, account, container))
 
-    async def _counted(self, peer: Peer, sock: socket.socket, work: Coroutine[Any, Any, None]) -> None:
+    async def _counted(self, account: int, sock: socket.socket, work: Coroutine[Any, Any, None]) -> None:
         """What an account has on the way to a worker is limited: this was one more, and ends."""
         try:
             await work
@@ -150,14 +153,14 @@ class FrontDoor:
             log.debug("a connection broke off: %s", exc)
             sock.close()
         finally:
-            self._pending[peer.uid] -= 1
-            if not self._pending[peer.uid]:
-                del self._pending[peer.uid]
+            self._pending[account] -= 1
+            if not self._pending[account]:
+                del self._pending[account]
 
-    async def _serve(self, sock: socket.socket, peer: Peer, container: str) -> None:
+    async def _serve(self, sock: socket.socket, peer: Peer, account: int, container: str) -> None:
         raw_id = envelope.NULL
         try:
-            read = await self._first_line(sock, peer)
+            read = await self._first_line(sock, account)
             if read is None:
                 sock.close()
                 return
@@ -177,9 +180,9 @@ class FrontDoor:
             log.exception("a connection failed")
             await refuse(sock, raw_id, Internal("internal error; the journal has the details"))
 
-    async def _first_line(self, sock: socket.socket, peer: Peer) -> tuple[bytes, bytes] | None:
+    async def _first_line(self, sock: socket.socket, account: int) -> tuple[bytes, bytes] | None:
         limits = self._limits()
-        if self._pending[peer.uid] > limits.pending_per_uid:
+        if self._pending[account] > limits.pending_per_uid:
             raise _too_many(limits)
         return await first_line(sock, limit=limits.front_door_bytes, deadline=limits.front_door_sec)
 

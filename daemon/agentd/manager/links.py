@@ -113,7 +113,9 @@ class Links:
         except OSError:
             connection.close()  # gone already
             return
-        Greeting(self, connection, peer)
+        greeting = Greeting(self, connection, peer)
+        if peer.uid not in (0, os.geteuid()):  # the group agentd may connect, and must not keep us busy
+            greeting.refuse(AccessDenied(f"account {peer.uid} may not link to the manager"))
 
     # Greeting
 
@@ -133,8 +135,6 @@ class Links:
         in the socket.
         """
         _check_version(hello)
-        if peer.uid not in (0, os.geteuid()):
-            raise AccessDenied(f"account {peer.uid} may not link to the manager")
         self._refuse_second(hello)
         if self._unit_of is None:
             return
@@ -142,7 +142,8 @@ class Links:
         unit = await self._unit_of(peer.pid, peer.pidfd if peer.pidfd >= 0 else None)
         if unit != wanted:
             raise AccessDenied(
-                f"process {peer.pid} says it is {wanted}, but systemd says it is {unit or 'none'}"
+                f"process {peer.pid} says it is {wanted}, but to systemd it is the main process of "
+                f"{unit or 'no unit'}"
             )
 
     def _refuse_second(self, hello: link.Hello) -> None:
@@ -322,6 +323,12 @@ class Greeting:
         else:
             self._link.close()
 
+    def refuse(self, error: AgentdError) -> None:
+        """What else it sends would only be kept: it is not listened to any more."""
+        log.warning("refused a link: %s", error.message, extra={"event": Event.ACCESS_DENIED})
+        self._link.send(link.Refused(reason=error.reason, message=error.message))
+        self._link.close()
+
     async def _check(self, hello: link.Hello) -> None:
         try:
             await self._links.verify(self._peer, hello)
@@ -330,8 +337,7 @@ class Greeting:
             self._link.close()
             return
         except AgentdError as exc:
-            log.warning("refused a link: %s", exc.message, extra={"event": Event.ACCESS_DENIED})
-            self._link.send(link.Refused(reason=exc.reason, message=exc.message))
+            self.refuse(exc)
             return
         self._deadline.cancel()
         if self._link.closed:

@@ -111,7 +111,15 @@ class Registry:
         failed = container.failure is not None
         if container.seen(info) and failed:
             self._spawner.forgive(info.name)
+        self._part_from_another(container, info)
         self.changed(container)
+
+    def _part_from_another(self, container: Container, info: link.ContainerInfo) -> None:
+        """Have a worker leave whose container was renamed, once another one has its name."""
+        worker = container.worker
+        if worker and not worker.leaving and worker.snapshot.engine_id not in ("", info.id):
+            worker.dismissed = True
+            worker.link.send(link.Leave(timeout=0.0))
 
     def gone(self, name: str, runtime: str) -> None:
         container = self._containers.get(name)

@@ -216,4 +216,6 @@ class ChildSpawner:
         failures.add(asyncio.get_running_loop().time())
 
     def _command(self, *verb: str) -> list[str]:
-        return [sys.executable, "-m", "agentd", *verb, *self._arguments]
+        # where we look for no modules in the current directory, which may be anybody's, they must not either
+        isolated = ("-I",) if sys.flags.isolated else ()
+        return [sys.executable, *isolated, "-m", "agentd", *verb, *self._arguments]

@@ -33,6 +33,8 @@ EVENT_BYTES = 1 << 20
 LABEL_PREFIXES, LABEL_LENGTH, LABELS = ("agentd.", "ai.terok."), 1024, 32
 MOUNTS, MOUNT_BYTES = 256, 64 * 1024
 """What is told of a container's mounts: all of it has to fit into a message of the link."""
+PATH_BYTES = 4096
+"""No directory has a longer name; images may claim what they like."""
 
 log = logging.getLogger(__name__)
 STEERING = frozenset(
@@ -147,7 +149,7 @@ class Engine(ABC):
             pid=each.state.pid,
             image=each.config.image,
             image_id=each.image_id,
-            workdir=each.config.workdir,
+            workdir=each.config.workdir if len(each.config.workdir.encode()) < PATH_BYTES else "",
             labels=_labels_for_us(each.config.labels or {}),
             mounts=_bind_mounts(each.name, each.mounts or []),
         )

@@ -17,6 +17,7 @@ SYSTEMD = "org.freedesktop.systemd1"
 PATH = "/org/freedesktop/systemd1"
 MANAGER = "org.freedesktop.systemd1.Manager"
 UNIT = "org.freedesktop.systemd1.Unit"
+SERVICE = "org.freedesktop.systemd1.Service"
 
 NO_SUCH_UNIT = "org.freedesktop.systemd1.NoSuchUnit"
 NO_UNIT_FOR_PID = "org.freedesktop.systemd1.NoUnitForPID"
@@ -151,13 +152,17 @@ class UnitJobs:
     # Processes
 
     async def unit_of(self, pid: int, pidfd: int | None = None) -> str:
-        """The unit of a process, as systemd names it; "" when it is of none.
+        """The unit whose main process this is, as systemd names it; "" for any other process.
 
-        A pid may belong to another process by now: with a `pidfd` the answer is about the right one.
+        Who is only in its control group may be an agent, in a container that has none of its own. A pid may
+        belong to another process by now: with a `pidfd` the answer is about the right one.
         Raises NotRunning where it has ended, whatever systemd makes of that.
         """
         try:
-            return await self._unit_of(pid, pidfd)
+            unit = await self._unit_of(pid, pidfd)
+            if not unit and _has_ended(pid, pidfd):
+                raise NotRunning(f"process {pid} has ended")
+            return unit
         except AgentdError as error:
             if _has_ended(pid, pidfd):
                 raise NotRunning(f"process {pid} has ended") from error
@@ -175,18 +180,29 @@ class UnitJobs:
 
     async def _unit_by_pidfd(self, pid: int, pidfd: int) -> str:
         try:
-            _, name, _ = await self._call("GetUnitByPIDFD", "h", pidfd)
+            path, name, _ = await self._call("GetUnitByPIDFD", "h", pidfd)
         except (BusError, AccessDenied) as error:
             # a system bus whose policy does not know the method says that it is denied
             if isinstance(error, BusError) and error.name != UNKNOWN_METHOD:
                 raise
             self._knows_pidfds = False
             return await self._unit_of(pid, pidfd)
-        return str(name)
+        return str(name) if await self._is_main(path, pid) else ""
 
     async def _unit_by_pid(self, pid: int) -> str:
         [path] = await self._call("GetUnitByPID", "u", pid)
+        if not await self._is_main(path, pid):
+            return ""
         return str(await self.bus.property(SYSTEMD, path, UNIT, "Id", timeout=CALL_TIMEOUT))
+
+    async def _is_main(self, path: str, pid: int) -> bool:
+        try:
+            main = await self.bus.property(SYSTEMD, path, SERVICE, "MainPID", timeout=CALL_TIMEOUT)
+        except BusError as error:
+            if _is(error, DISCONNECTED):
+                raise
+            return False  # a scope has none
+        return bool(main == pid)
 
     async def _call(self, member: str, signature: str = "", *args: object) -> list[Any]:
         return await self.bus.call(SYSTEMD, PATH, MANAGER, member, signature, *args, timeout=CALL_TIMEOUT)

@@ -144,6 +144,8 @@ class Desk:
 
     async def _pass_on(self, request: Request) -> Any:
         router = await self._house.router_of(request.client, None)
+        if self._house.sessions.is_anothers(request.client, router.agent.name, request.session_id):
+            raise unknown(request.session_id)
         if not await router.can_session(request.method.partition("/")[2]):
             if request.method == methods.SESSION_DELETE:
                 return {}  # there is nothing left to delete

@@ -69,7 +69,7 @@ class Opening:
         facts = self._facts(request, name)
         router = self._engage(facts, client.uid, by=client)
         client.bind(router)
-        with self._house.sessions.place(), router.opening():
+        with self._house.sessions.place(client.uid), router.opening():
             await self._enter(request, router, facts, await self._ask_new(router, facts, request))
         return SENT
 
@@ -81,7 +81,7 @@ class Opening:
         router, was = await self._house.alive(parent), parent.facts
         facts = Facts(was.agent, was.hello, _origin(request), was.picker, now=self._house.now())
         inside = self._inside(request.method, request.frame, facts, session_id=parent.native)
-        with self._house.sessions.place(), router.opening():
+        with self._house.sessions.place(request.client.uid), router.opening():
             answer = await request.put_to(router, inside)
             await self._enter(request, router, facts, answer)
         return SENT
@@ -169,12 +169,13 @@ class Opening:
         client, name = request.client, request.client.agent_name or self._house.catalog.default()
         facts = self._facts(request, name)
         router = self._engage(facts, client.uid, by=client)
-        with self._house.sessions.place(), router.opening():
+        with self._house.sessions.place(client.uid), router.opening():
             can_reopen = await _can_reopen(router, request.method)
             if session := self._house.sessions.get(client, request.session_id):
                 return self._join(request, session)  # somebody else was faster
             native = router.native(request.session_id)
-            if not can_reopen or router.houses(native):
+            anothers = self._house.sessions.is_anothers(client, name, native)
+            if not can_reopen or anothers or router.houses(native):
                 raise unknown(request.session_id)
             session = self._house.sessions.admit(native, facts, client.uid, public=request.session_id)
             await self._reopen_in(request, session, router)

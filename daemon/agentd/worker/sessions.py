@@ -4,7 +4,8 @@
 import asyncio
 import contextlib
 import itertools
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from typing import Any, Protocol
 
 from agentd.config import Store
@@ -64,7 +65,8 @@ class Sessions:
         """Keys of those that are alive, for the store to look at while it forgets others."""
         self._waking: dict[int, asyncio.Task[None]] = {}
         self._minted = itertools.count(1)
-        self._coming = 0
+        self._coming: Counter[int] = Counter()
+        """By account."""
         """Sessions that were asked for and are not there yet."""
         self._patience: asyncio.TimerHandle | None = None
 
@@ -107,6 +109,15 @@ class Sessions:
         """What this agent calls those of ours that it has served last."""
         return {record.native for record in self._store.sessions.values() if record.agent == agent}
 
+    def is_anothers(self, visitor: Visitor, agent: str, native: str) -> bool:
+        """Whether an agent calls somebody else's session so, whatever its name is here."""
+        named = [(each.facts.agent, each.native, each.owner) for each in self.alive.values()]
+        named += [(each.agent, each.native, each.owner) for each in self._store.sessions.values()]
+        return any(
+            (its, name) == (agent, native) and not self._may_see(visitor, owner)
+            for its, name, owner in named
+        )
+
     def _may_see(self, visitor: Visitor, owner: int) -> bool:
         return owner == visitor.uid or self._house.shares_sessions
 
@@ -117,24 +128,28 @@ class Sessions:
     # Coming alive
 
     @contextlib.contextmanager
-    def place(self) -> Iterator[None]:
-        """Keeps a place while a session is on its way. Raises TooManySessions.
+    def place(self, owner: int) -> Iterator[None]:
+        """Keeps a place while a session of this account is on its way. Raises TooManySessions.
 
         Where there are too many, the one that nobody has used for longest is put away.
         """
-        if len(self.alive) + self._coming >= self._house.limits.sessions:
-            self._evict()
-        self._coming += 1
+        limits, mine = self._house.limits, [each for each in self.alive.values() if each.owner == owner]
+        if len(mine) + self._coming[owner] >= limits.sessions_per_uid:
+            self._evict(
+                mine, f"you have {limits.sessions_per_uid} open sessions in {self._container} already"
+            )
+        elif len(self.alive) + self._coming.total() >= limits.sessions:
+            self._evict(self.alive.values(), f"{self._container} has {limits.sessions} sessions already")
+        self._coming[owner] += 1
         try:
             yield
         finally:
-            self._coming -= 1
+            self._coming -= Counter((owner,))  # which keeps no zeros
 
-    def _evict(self) -> None:
-        idle = [each for each in self.alive.values() if self._may_go(each)]
+    def _evict(self, sessions: Iterable[Session], problem: str) -> None:
+        idle = [each for each in sessions if self._may_go(each)]
         if not idle:
-            most = self._house.limits.sessions
-            raise TooManySessions(f"{self._container} has {most} sessions already; close one")
+            raise TooManySessions(f"{problem}; close one")
         self.put_away(min(idle, key=lambda session: session.last_used))
 
     def _may_go(self, session: Session) -> bool:
@@ -182,7 +197,7 @@ class Sessions:
         await asyncio.shield(task)
 
     async def _awaken(self, record: Record, facts: Facts) -> None:
-        with self.place():
+        with self.place(record.owner):
             facts.restore(await self._store.facts(record.key))
             facts.title = record.title
             now = self._store.sessions.get(record.id)
