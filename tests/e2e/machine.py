@@ -7,6 +7,7 @@
 import json
 import os
 import secrets
+import shutil
 import signal
 import subprocess
 import sys
@@ -276,10 +277,14 @@ class Machine:
         """Copy what was written in the machine, but logs and caches, to the host's empty folder: a layer."""
         [first] = _children(self._nspawn.pid)  # it sees what was mounted for the machine
         upper = f"/proc/{first}/root{cache.subfolder('mnt')}/upper"
-        attributes = ("--xattrs", "--xattrs-include=trusted.*")  # overlayfs keeps in them what it hides
-        leave = [f"--exclude=./{name}" for name in ("tmp", "var/cache", "var/log", "var/tmp")]
-        pack = ("tar", "--create", *attributes, *leave, f"--directory={upper}", ".")
-        pipe(pack, ("tar", "--extract", *attributes, f"--directory={target}"))
+        copy = (
+            "cp",
+            "--archive",
+            "--no-target-directory",
+        )  # with all attributes: overlayfs hides files by them
+        subprocess.run((*copy, upper, target), check=True, timeout=60)
+        for name in ("tmp", "var/cache", "var/log", "var/tmp"):
+            shutil.rmtree(target / name, ignore_errors=True)
 
     # agentd
 
