@@ -24,15 +24,11 @@ LEFT = {
     "/etc/group-": "as before the group",
     "/etc/gshadow": "its group",
     "/etc/gshadow-": "as before the group",
-    "/etc/.pwd.lock": "of whoever adds accounts",
-    "/etc/ld.so.cache": "dpkg makes it anew",
     "/var/lib/dpkg": "what dpkg has done",
     "/var/lib/apt": "what apt has done",
     "/var/log": "logs",
-    "/var/lib/systemd": "random seed, timers and catalog of the system's own",
+    "/var/lib/systemd/timers": "when the system's own timers have run",
     "/var/lib/containers": "podman's",
-    "/etc/containers": "podman's",
-    "/etc/machine-id": "made at the first boot",
 }
 """What may be another than before, and why: a file, or all in a folder."""
 
