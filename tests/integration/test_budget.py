@@ -52,10 +52,12 @@ def test_a_session_has_no_more_turns_a_day_than_it_may(start: Start) -> None:
         assert "this session has used up its 1 turn a day" in error["message"]
         assert 86_300 < error["data"]["retry_after_sec"] <= 86_400
         refusal(client)
-        assert agentd.log().count("this session has used up") == 1, "said once, and not of every prompt"
         used_up, client.session = client.session, client.new_session()
         assert client.turn("say two")[1] == ["two"]
         refusal(client, session=used_up)
+    eventually(lambda: "this session has used up" in agentd.log(), "it is logged")
+    agentd.stop()
+    assert agentd.log().count("this session has used up") == 1, "said once, and not of every prompt"
 
 
 def test_prompts_that_wait_use_the_budget_up_until_they_are_withdrawn(start: Start) -> None:

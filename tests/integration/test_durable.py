@@ -253,7 +253,7 @@ def test_or_is_done_without_where_it_is_not_required(start: Start) -> None:
     database(agentd).write_bytes(b"this is no database, however you look at it " * 200)
     with agentd.client() as client:
         assert client.open().turn("say one")[1] == ["one"]
-    assert "nothing will be kept" in agentd.log()
+    eventually(lambda: "nothing will be kept" in agentd.log(), "it is logged")
 
 
 @pytest.fixture

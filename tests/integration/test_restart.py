@@ -200,7 +200,8 @@ def test_file_of_drains_that_is_damaged_keeps_nobody_from_starting_and_nothing_i
     agentd.kill()
     (agentd.runtime_dir / "state" / "manager" / "drains.json").write_text("{")
     agentd.start()
-    assert "drains.json cannot be used" in agentd.log() and "agentctl undrain" in agentd.log()
+    eventually(lambda: "drains.json cannot be used" in agentd.log(), "it is logged")
+    assert "agentctl undrain" in agentd.log()
     with agentd.client() as client:
         assert reason(client.attach("here")) == "draining"
     assert agentd.agentctl("undrain").returncode == 0
