@@ -4,6 +4,7 @@
 import json
 import os
 import select
+import socket
 import time
 from collections.abc import Iterator
 
@@ -431,6 +432,18 @@ def test_order_of_updates_and_questions_is_kept(client: Client) -> None:
     assert [number for what, number in seen if what == "said"] == list(range(50_000))
     assert all(seen[at - 1] == ("said", number) for at, (what, number) in enumerate(seen) if what == "asked")
     assert sum(what == "asked" for what, _ in seen) == 500
+
+
+def test_a_client_that_reads_slowly_is_heard(client: Client) -> None:
+    """It writes only between reading, and its socket has room for few answers."""
+    client.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    turn, asked = client.prompt("mixed 50000 100"), 0
+    time.sleep(1)  # most of it waits by now
+    while (frame := client.read()).get("id") != turn or "method" in frame:
+        if frame["method"] == "_tick":
+            client.send({"id": frame["id"], "result": {}})
+            asked += 1
+    assert asked == 500
 
 
 def test_what_an_agent_says_last_arrives_before_its_end(client: Client) -> None:

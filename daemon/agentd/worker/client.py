@@ -43,6 +43,8 @@ from agentd.worker.turns import Prompt
 
 SLOW_BYTES = 1 << 20
 """Bytes unsent at which a client counts as slow: it is sent nothing more that can wait."""
+HEARD_BYTES = 1 << 20
+"""Of what a slow client sends, read while it is: cancels and answers, which must not wait, but no flood."""
 MOST_REQUESTS = 64
 """Requests of one client that the hub itself has under way."""
 
@@ -160,6 +162,7 @@ class Client:
         self._closing = False
         self.gone = False
         self.slow = False
+        self._sent_slow = 0
         self._run_in_hand = 0
         self._hang_up: HangUp | None = None
 
@@ -221,6 +224,10 @@ class Client:
     # From the client
 
     def received(self, block: bytes) -> None:
+        if self.slow:
+            self._sent_slow += len(block)
+            if self._sent_slow > HEARD_BYTES:
+                self._stream.hold("itself", True)
         self._backlog.extend(line for line in block.split(b"\n") if line.strip())
         if self._next_lines is None:
             self._work_off()
@@ -457,9 +464,11 @@ class Client:
         self._stream.hold(reason, held)
 
     def congested(self, full: bool) -> None:
-        """The client reads slowly: whatever else it wants has to wait."""
+        """The client reads slowly, or no longer so; it is heard all the same."""
         self.slow = full
-        self._stream.hold("itself", full)
+        if not full:
+            self._sent_slow = 0
+            self._stream.hold("itself", False)
         if self.terminal is not None:
             self.terminal.hold(full)
         if not full:
