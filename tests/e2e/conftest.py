@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from support.packages import made_of_tree
+
 from . import package, roots, stage
 from .machine import Machine
 
@@ -46,14 +48,18 @@ def packaged() -> str:
 
 
 @pytest.fixture(scope="session")
-def staged(suite: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def staged(suite: str) -> Path:
     """A layer for machines that have agentd: its package as apt installs it, or else `make install`."""
-    folder = tmp_path_factory.mktemp("stage")
-    if suite == package.SUITE:
-        package.make_layer(folder)
-    else:
-        stage.fill(folder, CHECKOUT, roots.machine_root(suite))
-    return folder
+    root = roots.machine_root(suite)
+
+    def fill(folder: Path) -> None:
+        folder.mkdir()
+        if suite == package.SUITE:
+            package.make_layer(folder)
+        else:
+            stage.fill(folder, CHECKOUT, root)
+
+    return made_of_tree(f"layer-{suite}", root.name, fill)
 
 
 @pytest.fixture(scope="session")

@@ -24,6 +24,12 @@ DENIED = (
 SAID = "bobs-words"
 
 
+@pytest.fixture(scope="session")
+def suite(packaged: str) -> str:
+    """One release is enough here: what the bus and polkit of the other allow is tried in test_polkit."""
+    return packaged
+
+
 @pytest.fixture(scope="module")
 def ground(suite: str, staged: Path) -> Iterator[Ground]:
     with Machine(suite, layers=[staged]) as machine:

@@ -42,18 +42,18 @@ BUILD_SEC = 1800.0
 def built_debs(version: str | None = None) -> Path:
     """The folder with the Debian packages of this checkout, as of another version if one is given."""
     options = ("--version", version) if version else ()
-    return _kept("debs", " ".join(options), lambda folder: build_debs(folder, *options))
+    return made_of_tree("debs", " ".join(options), lambda folder: build_debs(folder, *options))
 
 
 def rebuilt_debs() -> Path:
     """Those of built_debs() made once more, in other surroundings, and shown to lintian."""
     options = ("--surroundings", "other", "--lintian")
-    return _kept("rebuilt-debs", " ".join(options), lambda folder: build_debs(folder, *options))
+    return made_of_tree("rebuilt-debs", " ".join(options), lambda folder: build_debs(folder, *options))
 
 
 def built_rpms() -> Path:
     """The folder with the rpms of this checkout, and `again`, with them made anew in other surroundings."""
-    return _kept("rpms", "", _build_rpms_twice)
+    return made_of_tree("rpms", "", _build_rpms_twice)
 
 
 def build_debs(folder: Path, *options: str) -> None:
@@ -86,8 +86,8 @@ def _build(*argv: str | Path, umask: int = -1, **environment: str) -> None:
         raise RuntimeError(f"{' '.join(map(str, argv))} ended with status {done.returncode}:\n{said}")
 
 
-def _kept(kind: str, recipe: str, build: Callable[[Path], None]) -> Path:
-    """The folder of packages of the tree as it is now, filled by `build` where no run has done so before.
+def made_of_tree(kind: str, recipe: str, build: Callable[[Path], None]) -> Path:
+    """A folder made of the tree as it is now, filled by `build` where no run has done so before.
 
     The cache's own lock is for the builder, which keeps its Debian there.
     """
@@ -100,7 +100,7 @@ def _kept(kind: str, recipe: str, build: Callable[[Path], None]) -> Path:
                 build(made := Path(partial) / kind)
                 if tree_key() != state:
                     raise RuntimeError(
-                        "the checkout was changed while packages were made of it: once more, please"
+                        "the checkout was changed while something was made of it: once more, please"
                     )
                 made.rename(place)
         os.utime(place)
