@@ -278,7 +278,12 @@ class Actor:
         self._ledger.sent(prompt)
         self._views[self.session].own.add(token)
         said = [{"type": "text", "text": script}]
-        self._waiting[self._ask("session/prompt", {"sessionId": self.session, "prompt": said})] = prompt
+        try:
+            number = self._ask("session/prompt", {"sessionId": self.session, "prompt": said})
+        except Gone:
+            prompt.orphaned = True  # its agentctl was killed before it could read that
+            raise
+        self._waiting[number] = prompt
         return prompt
 
     def _wait(self) -> None:
