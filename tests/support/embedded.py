@@ -227,7 +227,8 @@ class Embedded:
         return [pid for pid in command_lines() if is_marked(pid, self)]
 
     def _running(self, what: str) -> list[int]:
-        return [pid for pid, text in command_lines().items() if what in text and str(self.folder) in text]
+        found = [pid for pid, text in command_lines().items() if what in text and str(self.folder) in text]
+        return [pid for pid in found if parent(pid) not in found]  # or it is about to be another program
 
 
 def command_lines() -> dict[int, str]:
@@ -241,6 +242,14 @@ def command_lines() -> dict[int, str]:
         if entry.name.isdigit() and text:
             found[int(entry.name)] = text
     return found
+
+
+def parent(pid: int) -> int:
+    """0 for a process that has gone."""
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    except OSError:
+        return 0
 
 
 def memory(pid: int, field: str) -> int:
