@@ -7,7 +7,10 @@ from typing import Any
 import pytest
 
 from agentd.config import Container, Limits
+from agentd.errors import TooManySessions
 from agentd.worker import agents
+from agentd.worker.facts import Facts
+from agentd.worker.hello import NOBODY
 from unit.loop import settle
 from unit.world import HERE, FakeAgent, FakeClient, World, in_world, prompt, said, update
 
@@ -147,6 +150,18 @@ def test_at_the_limit_the_oldest_that_nobody_uses_has_to_go(tmp_path: Path) -> N
         assert sorted(world.hub.sessions.alive) == sorted([kept, new])
 
     in_world(tmp_path, test, limits=Limits(sessions=2))
+
+
+@pytest.mark.parametrize("limits", [Limits(sessions=2), Limits(sessions_per_uid=2)])
+def test_a_session_that_is_being_written_counts_once(tmp_path: Path, limits: Limits) -> None:
+    async def test(world: World) -> None:
+        sessions = world.hub.sessions
+        with sessions.place(7) as place:
+            sessions.admit(place, "first", Facts("one", NOBODY, {}, now=0.0)).turns.set_out()
+            with sessions.place(7), pytest.raises(TooManySessions), sessions.place(7):
+                pass
+
+    in_world(tmp_path, test, limits=limits)
 
 
 # Load and resume

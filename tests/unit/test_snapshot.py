@@ -11,6 +11,7 @@ from agentd.worker.drain import Scope
 from agentd.worker.facts import Facts
 from agentd.worker.hello import NOBODY
 from agentd.worker.hub import SETTLE_SEC
+from agentd.worker.sessions import Place
 from unit.loop import settle, skip
 from unit.test_opening import ENDED, Loading, turn, until_asked
 from unit.world import HERE, FakeClient, World, in_world, prompt
@@ -40,7 +41,7 @@ def admit(world: World, count: int, length: int) -> None:
     for number in range(count):
         facts = Facts("one", NOBODY, {}, now=float(number))
         facts.title = "ä" * 200
-        session = world.hub.sessions.admit(f"{number:0{length}}", facts, 1000)
+        session = world.hub.sessions.admit(Place(1000), f"{number:0{length}}", facts)
         session.last_used = float(number)
 
 

@@ -15,7 +15,7 @@ from agentd.worker.pathmap import PathMap
 from agentd.worker.primer import FRAMES, primer
 from agentd.worker.router import Router
 from agentd.worker.session import Session, rewritten
-from agentd.worker.sessions import Sessions, unknown
+from agentd.worker.sessions import Place, Sessions, unknown
 
 AUTH_REQUIRED = -32000
 
@@ -69,8 +69,8 @@ class Opening:
         facts = self._facts(request, name)
         router = self._engage(facts, client.uid, by=client)
         client.bind(router)
-        with self._house.sessions.place(client.uid), router.opening():
-            await self._enter(request, router, facts, await self._ask_new(router, facts, request))
+        with self._house.sessions.place(client.uid) as place, router.opening():
+            await self._enter(request, place, router, facts, await self._ask_new(router, facts, request))
         return SENT
 
     async def fork(self, request: Request) -> Reply:
@@ -81,9 +81,9 @@ class Opening:
         router, was = await self._house.alive(parent), parent.facts
         facts = Facts(was.agent, was.hello, _origin(request), was.picker, now=self._house.now())
         inside = self._inside(request.method, request.frame, facts, session_id=parent.native)
-        with self._house.sessions.place(request.client.uid), router.opening():
+        with self._house.sessions.place(request.client.uid) as place, router.opening():
             answer = await request.put_to(router, inside)
-            await self._enter(request, router, facts, answer)
+            await self._enter(request, place, router, facts, answer)
         return SENT
 
     async def _give(self, request: Request, wanted: str) -> Reply:
@@ -125,13 +125,15 @@ class Opening:
                 self._house.catalog.refused(facts.agent, exc.message)
             raise
 
-    async def _enter(self, request: Request, router: Router, facts: Facts, answer: bytes) -> None:
+    async def _enter(
+        self, request: Request, place: Place, router: Router, facts: Facts, answer: bytes
+    ) -> None:
         """Once it is kept, answer the client and let it in, in one go: nothing can come between."""
         client = request.client
         result, native = _made(answer, facts.agent)
         before = envelope.encode(result)
         facts.learn(result)
-        session = self._house.sessions.admit(native, facts, client.uid)
+        session = self._house.sessions.admit(place, native, facts)
         try:
             await self._house.kept()
         except AgentdError:
@@ -169,7 +171,7 @@ class Opening:
         client, name = request.client, request.client.agent_name or self._house.catalog.default()
         facts = self._facts(request, name)
         router = self._engage(facts, client.uid, by=client)
-        with self._house.sessions.place(client.uid), router.opening():
+        with self._house.sessions.place(client.uid) as place, router.opening():
             can_reopen = await _can_reopen(router, request.method)
             if session := self._house.sessions.get(client, request.session_id):
                 return self._join(request, session)  # somebody else was faster
@@ -177,7 +179,7 @@ class Opening:
             anothers = self._house.sessions.is_anothers(client, name, native)
             if not can_reopen or anothers or router.houses(native):
                 raise unknown(request.session_id)
-            session = self._house.sessions.admit(native, facts, client.uid, public=request.session_id)
+            session = self._house.sessions.admit(place, native, facts, public=request.session_id)
             await self._reopen_in(request, session, router)
         return SENT
 

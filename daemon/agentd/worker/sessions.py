@@ -4,7 +4,6 @@
 import asyncio
 import contextlib
 import itertools
-from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import Any, Protocol
 
@@ -52,6 +51,13 @@ class Visitor(Protocol):
     hello: Hello
 
 
+class Place:
+    """Kept for a session of this account that was asked for and is not there yet."""
+
+    def __init__(self, owner: int) -> None:
+        self.owner = owner
+
+
 class Sessions:
     """By public id. What is kept comes alive when somebody asks for it, and is put away when nobody does."""
 
@@ -65,9 +71,7 @@ class Sessions:
         """Keys of those that are alive, for the store to look at while it forgets others."""
         self._waking: dict[int, asyncio.Task[None]] = {}
         self._minted = itertools.count(1)
-        self._coming: Counter[int] = Counter()
-        """By account."""
-        """Sessions that were asked for and are not there yet."""
+        self._coming: set[Place] = set()
         self._patience: asyncio.TimerHandle | None = None
 
     @property
@@ -128,23 +132,24 @@ class Sessions:
     # Coming alive
 
     @contextlib.contextmanager
-    def place(self, owner: int) -> Iterator[None]:
+    def place(self, owner: int) -> Iterator[Place]:
         """Keeps a place while a session of this account is on its way. Raises TooManySessions.
 
         Where there are too many, the one that nobody has used for longest is put away.
         """
         limits, mine = self._house.limits, [each for each in self.alive.values() if each.owner == owner]
-        if len(mine) + self._coming[owner] >= limits.sessions_per_uid:
+        if len(mine) + sum(each.owner == owner for each in self._coming) >= limits.sessions_per_uid:
             self._evict(
                 mine, f"you have {limits.sessions_per_uid} open sessions in {self._container} already"
             )
-        elif len(self.alive) + self._coming.total() >= limits.sessions:
+        elif len(self.alive) + len(self._coming) >= limits.sessions:
             self._evict(self.alive.values(), f"{self._container} has {limits.sessions} sessions already")
-        self._coming[owner] += 1
+        place = Place(owner)
+        self._coming.add(place)
         try:
-            yield
+            yield place
         finally:
-            self._coming -= Counter((owner,))  # which keeps no zeros
+            self._coming.discard(place)
 
     def _evict(self, sessions: Iterable[Session], problem: str) -> None:
         idle = [each for each in sessions if self._may_go(each)]
@@ -156,16 +161,17 @@ class Sessions:
         just_came = session.is_awaited and self._house.now() - session.last_used < AWAITED_SEC
         return session.is_idle and not (session.clients or just_came)
 
-    def admit(self, native: str, facts: Facts, uid: int, *, public: str = "") -> Session:
+    def admit(self, place: Place, native: str, facts: Facts, *, public: str = "") -> Session:
         """A new session, under this name, or else its agent's name for it where nobody has that."""
         public = public or (native if not self.is_taken(native) else self._mint(native))
-        session = Session(public, self._store.new_key(), facts, uid, self._house, self._log)
+        session = Session(public, self._store.new_key(), facts, place.owner, self._house, self._log)
         session.native = native
         session.save(facts=True)
-        return self._enter(session)
+        return self._enter(place, session)
 
-    def _enter(self, session: Session) -> Session:
+    def _enter(self, place: Place, session: Session) -> Session:
         session.is_awaited = True
+        self._coming.discard(place)  # it counts once
         self.alive[session.id] = session
         self._in_use.add(session.key)
         self._house.changed()
@@ -197,7 +203,7 @@ class Sessions:
         await asyncio.shield(task)
 
     async def _awaken(self, record: Record, facts: Facts) -> None:
-        with self.place(record.owner):
+        with self.place(record.owner) as place:
             facts.restore(await self._store.facts(record.key))
             facts.title = record.title
             now = self._store.sessions.get(record.id)
@@ -207,7 +213,7 @@ class Sessions:
                 record.id, record.key, facts, record.owner, self._house, self._log, created=record.created
             )
             session.native, session.prompted = record.native, record.prompted
-            self._enter(session)
+            self._enter(place, session)
 
     # Leaving
 
