@@ -12,7 +12,7 @@ from agentd import __version__
 from agentd.config import valid_name
 from agentd.errors import AgentdError, InvalidArgs
 from agentd.paths import Mode, Paths, paths_for
-from agentd.printable import LINES, printable
+from agentd.printable import indented
 from agentd.systemd.journal import setup_logging
 
 BUSES = {"system": Mode.SYSTEM, "session": Mode.USER, "private": Mode.EMBEDDED, "none": Mode.EMBEDDED}
@@ -51,7 +51,7 @@ def main() -> int:
     try:
         return _run(options)
     except AgentdError as exc:
-        print(f"agentd: {printable(exc.message, keep=LINES)}".replace("\n", "\n  "), file=sys.stderr)
+        print(f"agentd: {indented(exc.message)}", file=sys.stderr)
         return exc.exit_status
 
 

@@ -23,5 +23,12 @@ def journalctl(mode: Mode, *words: str) -> str:
     return " ".join(("journalctl", *scope(mode), *words))
 
 
+def renew(mode: Mode, container: str, unit: str) -> str:
+    """Has a worker run the code that is installed now. `unit`: "" for one without."""
+    if not unit:
+        return f"agentctl stop {container}"
+    return systemctl(mode, "restart", unit.removesuffix(".service"))
+
+
 def analyze(mode: Mode, *words: str) -> str:
     return " ".join(("systemd-analyze", *scope(mode), *words))

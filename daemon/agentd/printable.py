@@ -38,3 +38,8 @@ def printable(text: str, *, keep: str = "") -> str:
         return harmful.encode("unicode_escape").decode()
 
     return _HARMFUL.sub(shown, text)
+
+
+def indented(message: str) -> str:
+    """An error's message, after the name of a program: its further lines say nothing of their own."""
+    return printable(message, keep=LINES).replace("\n", "\n  ")

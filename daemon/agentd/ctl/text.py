@@ -5,7 +5,7 @@ import json
 import time
 from typing import Any
 
-from agentd.printable import LINES, printable
+from agentd.printable import indented
 
 MINUTE, HOUR, DAY = 60, 3600, 86_400
 WEEK, MONTH, YEAR = 7 * DAY, 30 * DAY, 365 * DAY
@@ -22,8 +22,8 @@ SIZES = "BKMGTPE"
 
 
 def complaint(message: str) -> str:
-    """An error as stderr has it. What it has of further lines is indented: they say nothing of their own."""
-    return f"agentctl: {printable(message, keep=LINES)}".replace("\n", "\n  ")
+    """An error as stderr has it."""
+    return f"agentctl: {indented(message)}"
 
 
 def as_json(value: Any) -> str:

@@ -48,9 +48,9 @@ def preamble(env: Mapping[str, str]) -> bytes:
     return "".join(f"{entry}\n" for entry in (*entries, "")).encode()
 
 
-def piped(start: Start, cwd: str | None = None) -> tuple[Child, Pipes]:
+def piped(start: Start) -> tuple[Child, Pipes]:
     """Start it with pipes on its streams. Raises OSError where it cannot be executed, and EngineFailed."""
-    child, pipes = spawn_piped(start.argv, env=start.env, cwd=cwd)
+    child, pipes = spawn_piped(start.argv, env=start.env)
     try:
         feed(pipes.stdin, start.preamble)
     except EngineFailed:
@@ -59,14 +59,14 @@ def piped(start: Start, cwd: str | None = None) -> tuple[Child, Pipes]:
     return child, pipes
 
 
-def on_terminal(start: Start, size: Size, cwd: str | None = None) -> tuple[Child, int]:
+def on_terminal(start: Start, size: Size) -> tuple[Child, int]:
     """Start it on a terminal, whose other end is returned. Errors as of `piped`."""
     if not start.preamble:
-        return spawn_on_terminal(start.argv, env=start.env, size=size, cwd=cwd)
+        return spawn_on_terminal(start.argv, env=start.env, size=size)
     reading, writing = os.pipe()
     try:
         feed(writing, start.preamble)
-        return spawn_on_terminal(start.argv, env=start.env, size=size, cwd=cwd, stdin=reading)
+        return spawn_on_terminal(start.argv, env=start.env, size=size, stdin=reading)
     finally:
         close_all((reading, writing))
 

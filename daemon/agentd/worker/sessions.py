@@ -115,11 +115,11 @@ class Sessions:
 
     def is_anothers(self, visitor: Visitor, agent: str, native: str) -> bool:
         """Whether an agent calls somebody else's session so, whatever its name is here."""
-        named = [(each.facts.agent, each.native, each.owner) for each in self.alive.values()]
-        named += [(each.agent, each.native, each.owner) for each in self._store.sessions.values()]
+        alive = ((each.facts.agent, each.native, each.owner) for each in self.alive.values())
+        kept = ((each.agent, each.native, each.owner) for each in self._store.sessions.values())
         return any(
             (its, name) == (agent, native) and not self._may_see(visitor, owner)
-            for its, name, owner in named
+            for its, name, owner in itertools.chain(alive, kept)
         )
 
     def _may_see(self, visitor: Visitor, owner: int) -> bool:

@@ -130,8 +130,7 @@ async def _status(bus: Bus, paths: Paths, told: Told) -> list[Finding]:
     except AgentdError as error:
         return [note(f"what its containers do is not told to you: {error.message}")]
     told.status.update(json.loads(text))
-    command = systemctl(paths.mode)
-    return [*bus_checks.watcher(told.status, paths.mode), *bus_checks.containers(told.status, command)]
+    return [*bus_checks.watcher(told.status, paths.mode), *bus_checks.containers(told.status, paths.mode)]
 
 
 def _over_the_bus(bus: Bus, paths: Paths) -> dict[str, Awaitable[Iterable[Finding]]]:

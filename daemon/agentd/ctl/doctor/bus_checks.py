@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from agentd import __version__
 from agentd.advice import POLKIT as REPAIR_POLKIT
-from agentd.advice import analyze, systemctl
+from agentd.advice import analyze, renew, systemctl
 from agentd.bus import Bus
 from agentd.ctl.control import NAME
 from agentd.ctl.doctor.findings import Finding, fine, note, problem
@@ -104,7 +104,7 @@ def watcher(status: Mapping[str, Any], mode: Mode) -> Iterator[Finding]:
         yield problem("the watcher is not there: containers are shown as they were last known", how)
 
 
-def containers(status: Mapping[str, Any], systemctl: str = "systemctl") -> Iterator[Finding]:
+def containers(status: Mapping[str, Any], mode: Mode = Mode.SYSTEM) -> Iterator[Finding]:
     """Workers in trouble, and those on older code."""
     found: Sequence[Mapping[str, Any]] = status["containers"]
     for each in [each for each in found if each["last_error"]][:TOLD_MAX]:
@@ -113,8 +113,7 @@ def containers(status: Mapping[str, Any], systemctl: str = "systemctl") -> Itera
         advice = f"agentctl logs {name}" + (f"; when it is mended: agentctl start {name}" if failed else "")
         yield problem(text, advice) if failed else note(text, advice)
     for each in [each for each in found if each["outdated"]][:TOLD_MAX]:
-        unit = each["unit"].removesuffix(".service")
-        how = f"{systemctl} restart {unit}" if unit else f"agentctl stop {each['name']}"
+        how = renew(mode, each["name"], each["unit"])
         yield note(
             f"{each['name']}: its worker runs agentd {each['worker_version']}", f"{how}, when it suits"
         )

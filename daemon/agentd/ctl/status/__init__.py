@@ -18,7 +18,7 @@ from typing import Any
 from rich.console import RenderableType
 from rich.text import Text
 
-from agentd.advice import systemctl
+from agentd.advice import renew
 from agentd.ctl.control import Control
 from agentd.ctl.control import run as with_manager
 from agentd.ctl.screen import STYLE_OF, Facts, dot, page, plain, table, word
@@ -161,15 +161,9 @@ def _problem(container: dict[str, Any]) -> Text:
 
 
 def _older(container: dict[str, Any], mode: str) -> Text:
-    how = newer(container, mode)
+    how = renew(Mode(mode), container["name"], container["unit"])
     text = f"{container['name']}: older code {container['worker_version']}: {how}, when it suits"
     return Text.assemble(dot("starting"), " ", plain(text))
-
-
-def newer(container: dict[str, Any], mode: str) -> str:
-    """The command that has the worker run the code that is installed now."""
-    unit = container["unit"].removesuffix(".service")
-    return systemctl(Mode(mode), "restart", unit) if unit else f"agentctl stop {container['name']}"
 
 
 def _job(job: dict[str, Any], now: float) -> Text:

@@ -9,10 +9,9 @@ from typing import Any
 from rich.console import RenderableType
 from rich.text import Text
 
-from agentd.advice import scope
+from agentd.advice import renew, scope
 from agentd.ctl.logs import matches
 from agentd.ctl.screen import Facts, dot, plain, table, word
-from agentd.ctl.status import newer
 from agentd.ctl.text import ago, count, since, size
 from agentd.paths import Mode
 from agentd.printable import LINES, printable
@@ -74,7 +73,8 @@ def _worker(container: dict[str, Any], mode: str) -> str | Text:
         return ""
     running = plain(f"{container['worker_pid']} (agentd {container['worker_version']})")
     if container["outdated"]:
-        running += plain(f" older than the manager: {newer(container, mode)}, when it suits", "yellow")
+        how = renew(Mode(mode), container["name"], container["unit"])
+        running += plain(f" older than the manager: {how}, when it suits", "yellow")
     return running
 
 
