@@ -7,6 +7,8 @@ import os
 import re
 import shutil
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Iterable
 from pathlib import Path
@@ -49,6 +51,27 @@ def parsed(folder: Path, text: str) -> config.Configuration:
 
 
 # Checks cannot hang, nor fail
+
+TOGETHER = """\
+import asyncio, random, sys, threading, time
+from agentd.ctl import doctor
+from agentd.paths import Mode, Paths
+
+def slowly(frame, event, argument):
+    "msgspec looks at types in a module of Python's."
+    if frame.f_code.co_filename.endswith("msgspec/_utils.py"):
+        time.sleep(random.choice((0, 0.01)))
+
+threading.settrace(slowly)
+folder = sys.argv[1]
+asyncio.run(doctor.examine(Paths(Mode.USER, folder, folder, config_bases=(f"{folder}/agentd.toml",))))
+"""
+
+
+def test_several_checks_may_be_the_first_to_read_the_configuration(tmp_path: Path) -> None:
+    (tmp_path / "agentd.toml").write_text('[agents.own]\ncommand = ["true"]\n[limits]\nclients = 3\n')
+    done = subprocess.run([sys.executable, "-c", TOGETHER, tmp_path], capture_output=True, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")
 
 
 def test_a_check_that_fails_is_a_note() -> None:

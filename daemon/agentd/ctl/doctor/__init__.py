@@ -13,8 +13,10 @@ from typing import Any, NamedTuple
 
 from rich.text import Text
 
+from agentd import schema
 from agentd.advice import systemctl
 from agentd.bus import Bus
+from agentd.config import Configuration
 from agentd.ctl.control import MANAGER, NAME, ROOT
 from agentd.ctl.doctor import bus_checks
 from agentd.ctl.doctor import local_checks as local
@@ -143,7 +145,8 @@ def _over_the_bus(bus: Bus, paths: Paths) -> dict[str, Awaitable[Iterable[Findin
 
 
 def _by_looking(paths: Paths, told: Told) -> dict[str, Awaitable[Iterable[Finding]]]:
-    """Each in a thread of its own."""
+    """Each in a thread of its own, and several of them read the configuration."""
+    schema.learn(Configuration)
 
     def files() -> Sequence[str]:
         """Only the manager knows those that it was started with by hand."""
