@@ -4,7 +4,7 @@
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -27,6 +27,16 @@ def obstacle() -> str | None:
     if subprocess.run(("unshare", "--mount", "true"), capture_output=True).returncode != 0:
         return "root may not mount here: no machine can boot"
     return None
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """With each failure, what agentd has logged on the machines: when they are gone, nobody can look."""
+    report = yield
+    if report.failed:
+        for machine in Machine.running:
+            report.sections.append((f"agentd on {machine.suite}", machine.last_words()))
+    return report
 
 
 @pytest.fixture(scope="session", params=os.environ.get("AGENTD_TEST_SUITE", "trixie bookworm").split())

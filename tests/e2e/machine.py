@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, ClassVar, Self, TypeVar
 
 from . import cache, roots, stage
 from .cgroup import Cgroup
@@ -96,6 +96,8 @@ class Machine:
     `suite` is a release in roots.SUITES; `layers` are folders that lie over its files, the first one on top.
     """
 
+    running: ClassVar[list["Machine"]] = []
+
     def __init__(self, suite: str = "trixie", *, layers: Sequence[Path] = ()) -> None:
         self.suite = suite
         self.state = "stopped"
@@ -111,6 +113,8 @@ class Machine:
             self._nspawn = self._spawn(self._cgroup(stack))
             stack.callback(self._kill)
             self._boot()
+            self.running.append(self)
+            stack.callback(self.running.remove, self)
             self._stack = stack.pop_all()
         return self
 
@@ -179,6 +183,15 @@ class Machine:
     def console(self) -> str:
         """What systemd and nspawn printed so far."""
         return os.pread(self._console.fileno(), 1 << 20, 0).decode(errors="replace")
+
+    def last_words(self) -> str:
+        """What agentd has logged of late; why that cannot be said where it cannot."""
+        journal = ("journalctl", "--quiet", "--no-hostname", "--output=short-precise", "--lines=60")
+        try:
+            logged = self.run(*journal, "--unit=agentd*", check=False, timeout=10).stdout
+        except (OSError, subprocess.SubprocessError) as exc:
+            return str(exc)
+        return "\n".join(line[:300] for line in logged.splitlines())
 
     # Running commands
 

@@ -119,6 +119,10 @@ class Host:
         listed = json.loads(self.run("agentctl", "list", "--json").stdout)
         return {each["name"]: each["state"] for each in listed}
 
+    def engines(self) -> dict[str, str]:
+        """What is wrong with each engine that the watcher has asked, "" where nothing is."""
+        return dict(json.loads(self.run("agentctl", "status", "--json").stdout)["watcher"]["engines"])
+
     def agents_inside(self) -> str:
         """The agents' processes in box."""
         return self.run("podman", "exec", "box", "pgrep", "-af", "agent", check=False).stdout

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from . import package
 from .attack import BOB, EVE, INITIALIZE, MALLORY, SECRET, Ground, attach, reason, request
 from .machine import Machine
 from .test_agentd import MANAGER
@@ -23,11 +24,8 @@ DENIED = (
 )
 SAID = "bobs-words"
 
-
-@pytest.fixture(scope="session")
-def suite(packaged: str) -> str:
-    """One release is enough here: what the bus and polkit of the other allow is tried in test_polkit."""
-    return packaged
+# One release is enough here: what the bus and polkit of the other allow is tried in test_polkit.
+pytestmark = pytest.mark.parametrize("suite", [package.SUITE], indirect=True, scope="session")
 
 
 @pytest.fixture(scope="module")

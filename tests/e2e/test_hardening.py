@@ -69,6 +69,24 @@ def test_manager_has_no_privilege_and_no_network(host: Host) -> None:
     )
 
 
+def test_podman_may_be_new_and_keep_its_things_elsewhere(fresh: Machine) -> None:
+    """A sandbox is laid out when its unit starts, which is before podman has made any folder of its own."""
+    fresh.run("mkdir", "/data")
+    fresh.run("mount", "-t", "tmpfs", "agentd-test", "/data")
+    fresh.run(
+        "sed", "-i", 's|^graphroot = .*|graphroot = "/data/containers"|', "/etc/containers/storage.conf"
+    )
+    fresh.copy(AGENTS, "/srv/agents")
+    fresh.write("/etc/agentd/agentd.toml", CONFIGURATION)
+    fresh.start_agentd()
+    host = Host(fresh)
+    fresh.wait_for(lambda: host.engines().get("podman") == "", 20, "the watcher to follow podman")
+    host.start_box()
+    fresh.wait_for(lambda: host.listed() == {"box": "idle"}, 20, "the watcher to tell of box")
+    assert host.run("agentctl", "prompt", "box", "hello").stdout == "Client sent:hello\n"
+    assert fresh.run("ls", "/data/containers").stdout != ""
+
+
 def test_slice_has_limits_that_an_administrator_may_change(host: Host) -> None:
     limits = ("MemoryHigh", "MemoryMax", "TasksMax")
     assert "infinity" not in [host.show("agentd.slice", name) for name in limits]

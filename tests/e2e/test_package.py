@@ -9,6 +9,7 @@ import pytest
 
 from . import package
 from .machine import Machine
+from .test_agentd import Host
 from .test_durable import Box, prepare, start_box
 
 HIGHER = "99.0"
@@ -85,6 +86,27 @@ def test_an_upgrade_leaves_a_turn_alone(box: Box) -> None:
         assert editor.turn("say four") == ["four"], "the session goes on with the new code"
     [told] = json.loads(host.run("agentctl", "status", "--json").stdout)["containers"]
     assert not told["outdated"] and box.show("MainPID") != same[box.unit]
+
+
+DOCKER = """\
+mkdir -p /tmp/docker/DEBIAN /tmp/docker/usr/bin
+printf '#!/bin/sh\\necho no daemon >&2; exit 1\\n' >/tmp/docker/usr/bin/docker
+chmod +x /tmp/docker/usr/bin/docker
+printf '%s\\n' 'Package: docker' 'Version: 1' 'Architecture: all' 'Maintainer: Us <us@localhost>' \
+    'Description: docker' >/tmp/docker/DEBIAN/control
+dpkg-deb --build /tmp/docker /tmp/docker.deb
+"""
+
+
+def test_an_engine_that_is_installed_later_is_followed(bare: Machine) -> None:
+    package.install(bare)
+    host = Host(bare)
+    bare.wait_for(
+        lambda: "not installed" in host.engines().get("docker", ""), 20, "the watcher to miss docker"
+    )
+    bare.run("sh", "-c", DOCKER)
+    package.apt(bare, "install", "/tmp/docker.deb")
+    bare.wait_for(lambda: "no daemon" in host.engines().get("docker", ""), 20, "the watcher to ask docker")
 
 
 def test_a_removal_lets_turns_end_and_a_purge_leaves_nothing(bare: Machine) -> None:

@@ -52,6 +52,21 @@ step() {
     "$@"
     (cd "$root/etc/systemd" && find . -lname '*agentd*' -printf 'link %P\\n') >>"$bench/record"
 }
+# Somebody else's package, which brings docker.
+docker_deb() {
+    mkdir -p "$root/docker/DEBIAN" "$root/docker/usr/bin"
+    echo 'exit 1' >"$root/docker/usr/bin/docker"
+    printf '%s\\n' 'Package: docker' 'Version: 1' 'Architecture: all' 'Maintainer: Us <us@localhost>' \
+        'Description: docker' >"$root/docker/DEBIAN/control"
+    in_root 'dpkg-deb --build /docker /docker.deb && dpkg --install /docker.deb'
+}
+docker_rpm() {
+    printf '%s\\n' 'Name: docker-cli' 'Version: 1' 'Release: 1' 'Summary: docker' 'License: none' \
+        'BuildArch: noarch' '%description' '%install' 'install -D /dev/null %{buildroot}/usr/bin/docker' \
+        '%files' /usr/bin/docker >"$mnt/docker.spec"
+    rpmbuild --quiet -bb --define="_topdir $mnt/rpm" "$mnt/docker.spec"
+    with_rpm --upgrade "$mnt"/rpm/RPMS/noarch/*.rpm
+}
 decide() {
     in_root 'export SYSTEMD_OFFLINE=1
         /usr/bin/systemctl --quiet disable agentd-watch.service
@@ -63,6 +78,7 @@ case $kind in
 deb)
     step install in_root 'dpkg --install /bench/*.deb'
     step decide decide
+    step engine docker_deb
     step upgrade in_root 'dpkg --install /bench/*.deb'
     step remove in_root 'dpkg --remove agentd agentctl'
     step purge in_root 'dpkg --purge agentd agentctl'
@@ -70,6 +86,7 @@ deb)
 rpm)
     step install with_rpm --upgrade "$bench"/*.rpm
     step decide decide
+    step engine docker_rpm
     step upgrade with_rpm --upgrade --force "$bench"/*.rpm
     step remove with_rpm --erase agentd agentctl
     ;;
@@ -207,6 +224,10 @@ def test_an_upgrade_restarts_the_manager_and_the_watcher_alone(either: dict[str,
     assert either["upgrade"].did.index("daemon-reload") < either["upgrade"].did.index(
         "restart agentd.service"
     )
+
+
+def test_an_engine_that_comes_is_followed(either: dict[str, Step]) -> None:
+    assert either["engine"].did == ["restart agentd-watch.service"]
 
 
 def test_an_upgrade_changes_nothing_that_an_administrator_decided(either: dict[str, Step]) -> None:

@@ -262,6 +262,19 @@ def test_engines(followed: dict[str, str], installed: list[str], expected: list[
     assert states(local.engines(["podman", "docker"], followed, installed)) == expected
 
 
+@pytest.mark.parametrize(
+    ("mode", "how"),
+    [
+        (Mode.SYSTEM, "systemctl restart agentd-watch"),
+        (Mode.USER, "systemctl --user restart agentd-watch"),
+        (Mode.EMBEDDED, "restart agentd"),
+    ],
+)
+def test_an_engine_that_came_after_the_watcher_needs_another_one(mode: Mode, how: str) -> None:
+    [found] = local.engines(["podman"], {"podman": "podman is not installed"}, ["podman"], mode)
+    assert found.advice.endswith(f": {how}")
+
+
 def test_a_package_that_is_missing_says_what_that_costs(monkeypatch: pytest.MonkeyPatch) -> None:
     assert states(local.packages()) == ["ok"]
     monkeypatch.setitem(local.PACKAGES, "no_such_package", "it costs nothing")

@@ -66,7 +66,7 @@ class Follow:
                 await self._follow()
             except EngineMissing as exc:
                 self._report(exc.message, logging.INFO)  # few hosts have all engines that may be looked for
-                return  # asked again when the configuration is reloaded: waking up for it would be polling
+                return  # whoever installs it restarts us, as our packages do: to look again would be polling
             except AgentdError as exc:
                 self._report(exc.message)
             pause = (

@@ -159,7 +159,7 @@ def _by_looking(paths: Paths, told: Told) -> dict[str, Awaitable[Iterable[Findin
         "directories": lambda: local.directories(paths),
         "disk": lambda: local.disk(paths.state_dir),
         "configuration": lambda: [local.configuration(paths, files(), read_usec)],
-        "engines": lambda: _engines(files(), told),
+        "engines": lambda: _engines(files(), told, paths.mode),
         "account": lambda: [local.account(paths, local.caller(), local.readable(files()))],
         "packages": local.packages,
     }
@@ -171,9 +171,9 @@ def _by_looking(paths: Paths, told: Told) -> dict[str, Awaitable[Iterable[Findin
     return {name: aside(check) for name, check in checks.items()}
 
 
-def _engines(files: Sequence[str], told: Told) -> Iterable[Finding]:
+def _engines(files: Sequence[str], told: Told, mode: Mode) -> Iterable[Finding]:
     configured = local.readable(files)
     if configured is None:
         return [note("which container engines are needed is not known: the configuration cannot be read")]
     followed = told.status.get("watcher", {}).get("engines", {})
-    return local.engines(local.needed_engines(configured), followed, local.installed())
+    return local.engines(local.needed_engines(configured), followed, local.installed(), mode)

@@ -219,15 +219,18 @@ def needed_engines(found: config.Configuration) -> list[str]:
 
 
 def engines(
-    needed: Sequence[str], followed: Mapping[str, str], installed: Collection[str]
+    needed: Sequence[str],
+    followed: Mapping[str, str],
+    installed: Collection[str],
+    mode: Mode = Mode.SYSTEM,
 ) -> Iterator[Finding]:
     """`followed`: what the watcher says of each that it knows: "", or what is wrong."""
     for name in needed:
         trouble = followed.get(name, "")
         if name in installed and trouble:
-            yield problem(
-                f"{name}: {trouble}", f"see whether {PROGRAMS[name]} works for the account of agentd"
-            )
+            again = "restart agentd" if mode is Mode.EMBEDDED else systemctl(mode, "restart", "agentd-watch")
+            works = f"see whether {PROGRAMS[name]} works for the account of agentd"
+            yield problem(f"{name}: {trouble}", f"{works}; if it has come just now: {again}")
         elif name in installed:
             yield fine(f"{name} is installed" + (", and followed" if name in followed else ""))
     missing = [name for name in needed if name not in installed]
