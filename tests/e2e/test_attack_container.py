@@ -209,6 +209,8 @@ def test_an_agent_that_never_ends_its_line_costs_its_own_clients_only(ground: Gr
         assert ground.prompt(EVE, "common", "say through", "--agent", "hostile").stdout == "through\n"
         assert time.monotonic() - began < 10
         assert ground.memory("agentd@common") < 512 * 1024
+        logged = ground.run("journalctl", "--quiet", "--output=cat", "--unit=agentd@common", "--since=-15s")
+        assert len(logged.stdout) < 1 << 20, "the journal is everybody's"
         dialogue.process.kill()
 
 

@@ -7,23 +7,25 @@ import logging
 import pytest
 
 from agentd.log import Context, Redactor
+from agentd.worker import ration
+from agentd.worker.ration import LOGGED_BYTES, Ration
 from agentd.worker.stderr import Stderr
 from unit import loop
 
 
 def heard(
-    caplog: pytest.LogCaptureFixture, *data: bytes, secrets: tuple[str, ...] = ()
+    caplog: pytest.LogCaptureFixture, *data: bytes, secrets: tuple[str, ...] = (), between: float = 0
 ) -> tuple[list[str], str]:
     """What is logged, line by line, and the tail."""
     logger = logging.getLogger("agentd.test")
     caplog.set_level(logging.INFO, logger.name)
-    stderr = Stderr(Context(logger), Redactor(secrets))
+    stderr = Stderr(log := Context(logger), Redactor(secrets), Ration(log))
 
     async def hear() -> None:
         for each in data:
             stderr.data_received(each)
+            await asyncio.sleep(between)
         stderr.connection_lost(None)
-        await asyncio.sleep(0)
 
     loop.run(hear())
     return [record.getMessage() for record in caplog.records], stderr.tail
@@ -45,3 +47,21 @@ def test_colours_are_left_out(caplog: pytest.LogCaptureFixture) -> None:
 def test_colours_in_a_secret_do_not_show_it(caplog: pytest.LogCaptureFixture) -> None:
     lines, tail = heard(caplog, b"key=hunt\x1b[31mer-two\n", secrets=("hunter-two",))
     assert lines == ["key=[redacted]"] and tail == "key=[redacted]"
+
+
+def test_an_agent_that_writes_without_end_fills_no_log(caplog: pytest.LogCaptureFixture) -> None:
+    many = [b"%05d%s\n" % (number, b"a" * 994) for number in range(1000)]
+    lines, tail = heard(caplog, b"".join(many))
+    logged = LOGGED_BYTES // 999
+    assert lines[:-1] == [line.decode().rstrip() for line in many[:logged]]
+    assert lines[-1] == f"{1000 - logged} more lines were not logged: the agent writes too many"
+    assert tail.endswith(many[-1].decode().rstrip())
+
+
+def test_who_has_written_too_much_is_heard_again_later(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ration, "LOGGED_SEC", 0.05)
+    lines, _ = heard(caplog, (b"a" * 999 + b"\n") * 300, b"later\n", between=0.06)
+    assert lines[-2].endswith("more lines were not logged: the agent writes too many")
+    assert lines[-1] == "later"

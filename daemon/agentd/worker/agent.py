@@ -33,6 +33,7 @@ from agentd.runtimes import Command, Runtime, missing
 from agentd.systemd.events import Event
 from agentd.worker.calls import MOST, Call, Calls
 from agentd.worker.credentials import resolve
+from agentd.worker.ration import Ration
 from agentd.worker.stderr import Stderr
 
 FLUSH = 1.0
@@ -138,7 +139,8 @@ class Agent:
         self._place = place
         self._audience = audience
         self.log = place.log.about(agent=name)
-        self._stderr = Stderr(self.log, place.redact)
+        self._ration = Ration(self.log)
+        self._stderr = Stderr(self.log, place.redact, self._ration)
         self._stray = ""
         """The last line on stdout that was no message: docker tells there why it has started nothing."""
         self._stream = FrameStream(self, place.limits.frame_bytes, INLET)
@@ -478,9 +480,9 @@ class Agent:
             message = envelope.decode(line)
         except AgentdError as exc:
             shown = self._stray = self._place.redact(line[:EDGE].decode(errors="replace"))[:200]
-            self.log.warning(
-                "%s wrote something on stdout that is not ACP (%s): %s", self.name, exc.reason, shown
-            )
+            if self._ration.allows(line[:EDGE]):
+                text = "%s wrote something on stdout that is not ACP (%s): %s"
+                self.log.warning(text, self.name, exc.reason, shown)
             if line.startswith(b"{"):
                 self._answer_for(torn(line[:EDGE], line[-EDGE:]), exc)
             return
@@ -495,7 +497,7 @@ class Agent:
             self._audience.asked(line, message)
         elif message.is_response:
             self._response(line, message.raw_id)
-        else:
+        elif self._ration.allows(line[:EDGE]):
             self.log.warning("%s sent a message that is neither request, answer nor notification", self.name)
 
     def _response(self, line: bytes, raw_id: bytes) -> None:
@@ -516,7 +518,8 @@ class Agent:
         error = FrameTooLarge(
             f"{self.name} sent a message of more than {self._place.limits.frame_bytes} bytes"
         )
-        self.log.warning("%s", error.message)
+        if self._ration.allows(error.message.encode()):
+            self.log.warning("%s", error.message)
         if message.raw_id is None and message.is_response:
             self.give_up(error)  # somebody waits for this, and nobody can tell who
         else:

@@ -9,6 +9,7 @@ from agentd.log import Context, Redactor
 from agentd.pipes import reading_end
 from agentd.printable import TABS, printable
 from agentd.systemd.events import Event
+from agentd.worker.ration import Ration
 
 LINE_BYTES = 4096
 """Longer lines are logged in pieces."""
@@ -18,12 +19,13 @@ COLOUR = re.compile("\x1b\\[[0-9;:]*m")
 
 
 class Stderr(asyncio.Protocol):
-    def __init__(self, log: Context, redact: Redactor) -> None:
+    def __init__(self, log: Context, redact: Redactor, ration: Ration) -> None:
         self.heard = 0.0
         self._log = log
         self._redact = redact
+        self._ration = ration
         self._partial = b""
-        self._tail: deque[str] = deque(maxlen=TAIL_LINES)
+        self._tail: deque[bytes] = deque(maxlen=TAIL_LINES)
         self._transport: asyncio.ReadTransport | None = None
 
     async def over_pipe(self, read_fd: int) -> None:
@@ -33,7 +35,7 @@ class Stderr(asyncio.Protocol):
     @property
     def tail(self) -> str:
         """The last lines, at most 2,000 characters of them."""
-        return "\n".join(self._tail)[-2000:]
+        return "\n".join(filter(None, map(self._text, self._tail)))[-2000:]
 
     def close(self) -> None:
         if self._transport is not None:
@@ -49,6 +51,7 @@ class Stderr(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         if self._partial:
             self._line(self._partial)
+        self._ration.settle()
 
     def _end_of(self, line: bytes) -> bytes:
         """Log a line that is too long in pieces, none of which ends in half a secret; returns the last."""
@@ -62,7 +65,12 @@ class Stderr(asyncio.Protocol):
         return hidden
 
     def _line(self, line: bytes) -> None:
-        bare = COLOUR.sub("", line.decode(errors="replace"))
-        if text := printable(self._redact(bare.rstrip()), keep=TABS):
-            self._tail.append(text)
+        if not line.strip():
+            return
+        self._tail.append(line)
+        if self._ration.allows(line) and (text := self._text(line)):
             self._log.info("%s", text, extra={"event": Event.AGENT_STDERR})
+
+    def _text(self, line: bytes) -> str:
+        bare = COLOUR.sub("", line.decode(errors="replace"))
+        return printable(self._redact(bare.rstrip()), keep=TABS)
