@@ -51,6 +51,8 @@ command = ["python3", "/srv/agents/odd.py"]
 command = ["sh", "-c", "tr '\\\\0' a </dev/zero"]
 [agents.complaining]
 command = ["sh", "-c", "tr '\\\\0' a </dev/zero >&2"]
+[agents.babbling]
+command = ["yes"]
 [agents.liar]
 command = ["python3", "/srv/agents/liar.py"]
 [agents.keyed]
@@ -200,8 +202,8 @@ def test_odd_names_of_sessions_and_agents_break_nothing(ground: Ground, session:
     assert ground.run("test", "-e", "/tmp/pwned", check=False).returncode == 1
 
 
-@pytest.mark.parametrize("agent", ["endless", "complaining"])
-def test_an_agent_that_never_ends_its_line_costs_its_own_clients_only(ground: Ground, agent: str) -> None:
+@pytest.mark.parametrize("agent", ["endless", "complaining", "babbling"])
+def test_an_agent_that_never_stops_talking_costs_its_own_clients_only(ground: Ground, agent: str) -> None:
     with ground.as_editor(BOB, "common", "--agent", agent).dialogue as dialogue:
         Editor(dialogue).send("initialize", {"protocolVersion": 1, "clientCapabilities": {}})
         time.sleep(1)

@@ -8,7 +8,7 @@ import pytest
 
 from agentd.log import Context, Redactor
 from agentd.worker import ration
-from agentd.worker.ration import LOGGED_BYTES, Ration
+from agentd.worker.ration import LOGGED_BYTES, RECORD_BYTES, Ration
 from agentd.worker.stderr import Stderr
 from unit import loop
 
@@ -19,13 +19,15 @@ def heard(
     """What is logged, line by line, and the tail."""
     logger = logging.getLogger("agentd.test")
     caplog.set_level(logging.INFO, logger.name)
-    stderr = Stderr(log := Context(logger), Redactor(secrets), Ration(log))
+    allowed = Ration(log := Context(logger))
+    stderr = Stderr(log, Redactor(secrets), allowed)
 
     async def hear() -> None:
         for each in data:
             stderr.data_received(each)
             await asyncio.sleep(between)
         stderr.connection_lost(None)
+        allowed.settle()
 
     loop.run(hear())
     return [record.getMessage() for record in caplog.records], stderr.tail
@@ -52,7 +54,7 @@ def test_colours_in_a_secret_do_not_show_it(caplog: pytest.LogCaptureFixture) ->
 def test_an_agent_that_writes_without_end_fills_no_log(caplog: pytest.LogCaptureFixture) -> None:
     many = [b"%05d%s\n" % (number, b"a" * 994) for number in range(1000)]
     lines, tail = heard(caplog, b"".join(many))
-    logged = LOGGED_BYTES // 999
+    logged = LOGGED_BYTES // (RECORD_BYTES + 999)
     assert lines[:-1] == [line.decode().rstrip() for line in many[:logged]]
     assert lines[-1] == f"{1000 - logged} more lines were not logged: the agent writes too many"
     assert tail.endswith(many[-1].decode().rstrip())

@@ -278,6 +278,7 @@ class Agent:
         return AgentFailed(text, **details)
 
     def _over(self, error: AgentdError) -> None:
+        self._ration.settle()
         level = logging.INFO if self.dismissed else logging.WARNING
         self.log.log(level, "%s", error.message, extra={"event": Event.AGENT_EXITED})
         self.state = State.EXITED

@@ -8,6 +8,8 @@ from agentd.systemd.events import Event
 
 LOGGED_BYTES, LOGGED_SEC = 1 << 18, 10.0
 """At most so much in so long."""
+RECORD_BYTES = 512
+"""What the journal needs for a record besides its text."""
 
 
 class Ration:
@@ -25,7 +27,7 @@ class Ration:
         if now >= self._until:
             self.settle()
             self._until, self._room = now + LOGGED_SEC, LOGGED_BYTES
-        self._room -= len(line)
+        self._room -= RECORD_BYTES + len(line)
         if self._room < 0:
             self._left_out += 1
         return self._room >= 0

@@ -51,7 +51,6 @@ class Stderr(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         if self._partial:
             self._line(self._partial)
-        self._ration.settle()
 
     def _end_of(self, line: bytes) -> bytes:
         """Log a line that is too long in pieces, none of which ends in half a secret; returns the last."""
