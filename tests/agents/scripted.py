@@ -60,6 +60,7 @@ def options() -> argparse.Namespace:
         "--early-updates", action="store_true", help="updates before session/new is answered"
     )
     parser.add_argument("--count-sessions", action="store_true", help='session ids "0", "1", …')
+    parser.add_argument("--session", metavar="NAME", help="the id of the only session")
     parser.add_argument("--reject-second-prompt", action="store_true")
     parser.add_argument("--child-at-start", action="store_true")
     parser.add_argument("--can", action="append", default=[], metavar="METHOD", help="load, list, fork, …")
@@ -245,7 +246,8 @@ class Agent:
 
     def begin(self) -> str:
         number, self.number = self.number, self.number + 1
-        session = str(number) if self.switches.count_sessions else f"sess-{os.getpid()}-{number}"
+        named = str(number) if self.switches.count_sessions else f"sess-{os.getpid()}-{number}"
+        session: str = self.switches.session or named
         self.sessions[session] = Session(self.switches)
         return session
 

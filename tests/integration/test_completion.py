@@ -49,14 +49,27 @@ bindkey "^I" listing
 """Shows what would be offered, and when that is all, instead of offering it."""
 
 
+AGENTCTL = """\
+#!/bin/sh
+[ -n "$_ARGCOMPLETE" ] || printf '%s\\n' "$@" >{got}
+exec {python} -m agentd.ctl "$@"
+"""
+TAKEN = {"bash": b"\\!x", "zsh": b"\\!x", "fish": b"#!x"}
+"""The end of EVIL as each shell quotes it."""
+EVIL = """a'b"c;>pwned;$(>pwned)`>pwned`|>pwned&>pwned#!x"""
+"""What an agent may call a session."""
+
+
 class Shells:
     """Shells in a folder of their own, in which there is an agentctl."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        self.got = folder / "got"
+        """The arguments of the last agentctl that was to complete nothing, a line each."""
         (folder / "bin").mkdir(parents=True)
         program = folder / "bin" / "agentctl"
-        program.write_text(f'#!/bin/sh\nexec {sys.executable} -m agentd.ctl "$@"\n')
+        program.write_text(AGENTCTL.format(got=self.got, python=sys.executable))
         program.chmod(0o755)
         path = f"{folder / 'bin'}:{os.environ['PATH']}"
         self.environment = {**os.environ, "PATH": path, "HOME": str(folder), "TERM": "dumb"}
@@ -71,17 +84,32 @@ class Shells:
 
     def zsh(self, line: str) -> list[str]:
         """In a terminal: nothing else can have its line completed."""
-        functions = self._folder / "functions"
-        functions.mkdir(exist_ok=True)
-        shutil.copy(SCRIPTS / "agentctl.zsh", functions / "_agentctl")
-        (self._folder / ".zshrc").write_text(f"fpath=({functions} $fpath)\n{ZSH}")
-        zsh = ["zsh", "-o", "no_global_rcs", "-i"]
-        with Screen(zsh, {**self.environment, "ZDOTDIR": str(self._folder)}) as screen:
+        with self._zsh(ZSH) as screen:
             screen.until(b"ready> ")
             screen.type(f"{line}\t".encode())
             screen.until(END.encode())
             shown = screen.shown.decode(errors="replace").splitlines()
         return [each[1:] for each in shown if each.startswith("~") and END not in each]
+
+    def _zsh(self, script: str) -> Screen:
+        functions = self._folder / "functions"
+        functions.mkdir(exist_ok=True)
+        shutil.copy(SCRIPTS / "agentctl.zsh", functions / "_agentctl")
+        (self._folder / ".zshrc").write_text(f"fpath=({functions} $fpath)\n{script}")
+        return Screen(
+            ["zsh", "-o", "no_global_rcs", "-i"], {**self.environment, "ZDOTDIR": str(self._folder)}
+        )
+
+    def on_terminal(self, shell: str) -> Screen:
+        """As a person has it, but for the prompt."""
+        if shell == "zsh":
+            return self._zsh("autoload -Uz compinit\ncompinit -u -D\nPS1='ready> '\n")
+        begin = f"source {SCRIPTS}/agentctl.{shell}\n"
+        if shell == "fish":
+            begin += "function fish_prompt; echo 'ready> '; end"
+            return Screen(["fish", "--no-config", "-i", "-C", begin], self.environment)
+        (self._folder / "bashrc").write_text(f"{begin}PS1='ready> '\n")
+        return Screen(["bash", "--rcfile", str(self._folder / "bashrc"), "-i"], self.environment)
 
     def _run(self, *command: str) -> list[str]:
         """The lines that it prints; any complaint is a failure."""
@@ -178,3 +206,25 @@ def test_a_line_for_a_manager_that_is_not_there_is_left_alone(tab: Tab, tmp_path
 def test_shells_that_can_show_what_a_choice_is(shell: str, shells: Shells) -> None:
     wanted = "let running turns end and none begin"
     assert any(wanted in each for each in getattr(shells, shell)("agentctl dr"))
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_an_id_that_is_completed_is_a_word_and_no_command(
+    shell: str, shells: Shells, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    agentd = Embedded(tmp_path, house(tmp_path, {"evil": f"--session {EVIL}"}), bus="private")
+    try:
+        agentd.start()
+        with agentd.client() as client:
+            client.open()
+            with shells.on_terminal(shell) as screen:
+                screen.until(b"ready> ")
+                screen.type(f"agentctl --runtime-dir {agentd.runtime_dir} cancel here#\t".encode())
+                screen.until(TAKEN[shell])
+                screen.type(b"\r" + b"echo the' 'end\r")
+                screen.until(b"the end")
+    finally:
+        agentd.clean_up()
+    assert shells.got.read_text().splitlines()[-1] == f"here#{EVIL}"
+    assert list(tmp_path.rglob("pwned")) == []
