@@ -50,10 +50,14 @@ def _try_lock(fd: int) -> bool:
     return True
 
 
-def cached(name: str, build: Callable[[Path], None]) -> Path:
-    """The folder of that name, filled by `build` if it is not there: complete or absent, never half made."""
-    place = subfolder("roots") / name
-    with locked(folder() / "build.lock"):  # one for all: builds share the downloaded packages
+def cached(name: str, build: Callable[[Path], None], shelf: str = "roots") -> Path:
+    """The folder of that name, filled by `build` if it is not there: complete or absent, never half made.
+
+    One at a time is made for each shelf: what is on one may share downloads, or be dear to make. A build may
+    take from other shelves.
+    """
+    place = subfolder(shelf) / name
+    with locked(place.parent.with_suffix(".lock")):
         if not place.exists():
             _build(place, build)
         os.utime(place)
@@ -63,16 +67,14 @@ def cached(name: str, build: Callable[[Path], None]) -> Path:
 
 def _build(place: Path, build: Callable[[Path], None]) -> None:
     partial = place.with_name(f"{place.name}.partial")
-    if (
-        partial.exists()
-    ):  # a build was killed: it mounts only in a namespace of its own, so this is plain files
-        shutil.rmtree(partial)
+    # Left by a build that was killed: it mounts only in a namespace of its own, so this is plain files.
+    shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
     build(partial)
     partial.rename(place)
 
 
-def _forget(roots: Path) -> None:
-    for place in roots.iterdir():
+def _forget(shelf: Path) -> None:
+    for place in shelf.iterdir():
         if time.time() - place.stat().st_mtime > FORGET_AFTER:
             shutil.rmtree(place)

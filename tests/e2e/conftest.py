@@ -2,13 +2,12 @@
 """The machines of the end-to-end ring. AGENTD_TEST_SUITE chooses their Debian, else both."""
 
 import os
-import shutil
-import subprocess
 from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
 
+from support.needs import obstacle
 from support.packages import made_of_tree
 
 from . import package, roots, stage
@@ -16,17 +15,6 @@ from .machine import Machine
 
 CHECKOUT = Path(__file__).parents[2]
 TOOLS = ("debootstrap", "systemd-nspawn", "nsenter", "unshare", "setpriv", "chroot", "make", "tar")
-
-
-def obstacle() -> str | None:
-    """Why no machine can run here, if so."""
-    if os.geteuid() != 0:
-        return "the end-to-end ring boots machines, which needs root"
-    if missing := [tool for tool in TOOLS if shutil.which(tool) is None]:
-        return f"not installed: {', '.join(missing)}; tests/e2e/host-packages lists the packages"
-    if subprocess.run(("unshare", "--mount", "true"), capture_output=True).returncode != 0:
-        return "root may not mount here: no machine can boot"
-    return None
 
 
 @pytest.hookimpl(wrapper=True)
@@ -46,8 +34,9 @@ def suite(request: pytest.FixtureRequest) -> str:
 
 
 def needs_machines(suite: str) -> str:
-    if (reason := obstacle()) is not None:
-        pytest.skip(reason)
+    needed = obstacle("the end-to-end ring boots machines", TOOLS, "tests/e2e/host-packages")
+    if needed is not None:
+        pytest.skip(needed)
     return suite
 
 
@@ -63,7 +52,6 @@ def staged(suite: str) -> Path:
     root = roots.machine_root(suite)
 
     def fill(folder: Path) -> None:
-        folder.mkdir()
         if suite == package.SUITE:
             package.make_layer(folder)
         else:

@@ -333,14 +333,15 @@ class Machine:
         label_enable: bool = True,
         init: bool = True,
         user: str | None = None,
+        engine: str = "podman",
     ) -> str:
-        """Run a container of the image, with more options of podman's if need be; its id.
+        """Run a container of the image, with more options of the engine's if need be; its id.
 
         Without `init` its first process reaps no zombies and is deaf to SIGTERM.
         """
         label = ("--label=agentd.enable=true",) if label_enable else ()
         reaper = ("--init",) if init else ()
-        run = ("podman", "run", "--detach", "--network=none", f"--name={name}", *label, *reaper, *options)
+        run = (engine, "run", "--detach", "--network=none", f"--name={name}", *label, *reaper, *options)
         return self.run(*run, roots.IMAGE, "sleep", "infinity", user=user).stdout.strip()
 
     def add_user(self, name: str) -> None:

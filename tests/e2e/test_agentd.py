@@ -5,9 +5,8 @@ import asyncio
 import json
 import signal
 import time
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import acp
 import pytest
@@ -88,6 +87,15 @@ class Host:
         self.machine = machine
         self.run = machine.run
 
+    def begin(self, configuration: str) -> Self:
+        """Have agentd run, with this configuration, and box, and each know the other."""
+        self.machine.copy(AGENTS, "/srv/agents")
+        self.machine.write("/etc/agentd/agentd.toml", configuration)
+        self.start_box()
+        self.machine.start_agentd()
+        self.machine.wait_for(lambda: "box" in self.listed(), 20, "the watcher to tell of box")
+        return self
+
     def start_box(self, name: str = "box") -> None:
         self.machine.start_container(name, "--volume=/srv/agents:/srv/agents:ro")
 
@@ -129,14 +137,8 @@ class Host:
 
 
 @pytest.fixture
-def host(fresh: Machine) -> Iterator[Host]:
-    host = Host(fresh)
-    fresh.copy(AGENTS, "/srv/agents")
-    fresh.write("/etc/agentd/agentd.toml", CONFIGURATION)
-    host.start_box()
-    host.machine.start_agentd()
-    fresh.wait_for(lambda: "box" in host.listed(), 20, "the watcher to tell of box")
-    yield host
+def host(fresh: Machine) -> Host:
+    return Host(fresh).begin(CONFIGURATION)
 
 
 def attached(host: Host, *options: str) -> Editor:

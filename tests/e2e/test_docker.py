@@ -8,19 +8,14 @@ import pytest
 
 from . import whale
 from .machine import Machine
-from .test_durable import Box, prepare
-
-MOUNTS = ("--volume=/srv/agents:/srv/agents:ro", "--volume=/srv/memory:/srv/memory")
+from .test_durable import Box, prepare, start_box
 
 
 @pytest.fixture(scope="module")
 def box(suite: str, staged: Path) -> Iterator[Box]:
     with Machine(suite, layers=[staged, whale.layer(suite)]) as machine:
         whale.start(machine)
-        host = prepare(machine)
-        whale.run(machine, "box", *MOUNTS)
-        machine.wait_for(lambda: host.listed().get("box") == "idle", 20, "the watcher to tell of box")
-        yield Box(host, "box")
+        yield start_box(prepare(machine), "box", engine="docker")
 
 
 def test_an_agent_has_what_docker_gives_it(box: Box) -> None:

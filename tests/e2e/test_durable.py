@@ -158,8 +158,8 @@ def prepare(machine: Machine) -> Host:
     return host
 
 
-def start_box(host: Host, name: str, *options: str) -> Box:
-    host.machine.start_container(name, *MOUNTS, *options)
+def start_box(host: Host, name: str, *options: str, engine: str = "podman") -> Box:
+    host.machine.start_container(name, *MOUNTS, *options, engine=engine)
     host.machine.wait_for(lambda: host.listed().get(name) == "idle", 20, f"the watcher to tell of {name}")
     return Box(host, name)
 

@@ -2,26 +2,19 @@
 """What outlives the manager, and what it does about workers that fail: real systemd, real units."""
 
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from .machine import Machine
-from .test_agentd import AGENTS, CONFIGURATION, Host, attached
+from .test_agentd import CONFIGURATION, Host, attached
 
 BOX = "/org/agentd1/container/box"
 
 
 @pytest.fixture
-def host(fresh: Machine) -> Iterator[Host]:
-    host = Host(fresh)
-    fresh.copy(AGENTS, "/srv/agents")
-    fresh.write("/etc/agentd/agentd.toml", CONFIGURATION)
-    host.start_box()
-    host.machine.start_agentd()
-    fresh.wait_for(lambda: "box" in host.listed(), 20, "the watcher to tell of box")
-    yield host
+def host(fresh: Machine) -> Host:
+    return Host(fresh).begin(CONFIGURATION)
 
 
 def status(host: Host) -> dict[str, Any]:

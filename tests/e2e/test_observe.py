@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from .machine import Machine
-from .test_agentd import AGENTS, CONFIGURATION, Host, attached
+from .test_agentd import CONFIGURATION, Host, attached
 
 SCRAPE = """\
 import socket, sys
@@ -25,13 +25,7 @@ sys.stdout.write(sock.makefile("rb").read().decode())
 @pytest.fixture(scope="module")
 def host(suite: str, staged: Path) -> Iterator[Host]:
     with Machine(suite, layers=[staged]) as machine:
-        host = Host(machine)
-        machine.copy(AGENTS, "/srv/agents")
-        machine.write("/etc/agentd/agentd.toml", CONFIGURATION)
-        host.start_box()
-        host.machine.start_agentd()
-        machine.wait_for(lambda: "box" in host.listed(), 20, "the watcher to tell of box")
-        yield host
+        yield Host(machine).begin(CONFIGURATION)
 
 
 def logged(host: Host, *words: str) -> list[dict[str, Any]]:

@@ -10,7 +10,7 @@ import pytest
 from agentd.systemd.events import Event
 
 from .machine import Machine
-from .test_agentd import AGENTS, CONFIGURATION, Host
+from .test_agentd import CONFIGURATION, Host
 
 EVERY_5_SEC = "OnCalendar=*:*:0/5"
 DUE_DURING_THE_LAST = "it came due while its last run had not ended"
@@ -55,12 +55,7 @@ class Schedules:
 @pytest.fixture(scope="module")
 def schedules(suite: str, staged: Path) -> Iterator[Schedules]:
     with Machine(suite, layers=[staged]) as machine:
-        host = Host(machine)
-        machine.copy(AGENTS, "/srv/agents")
-        machine.write("/etc/agentd/agentd.toml", CONFIGURATION)
-        host.start_box()
-        host.machine.start_agentd()
-        machine.wait_for(lambda: "box" in host.listed(), 20, "the watcher to tell of box")
+        host = Host(machine).begin(CONFIGURATION)
         host.run("agentctl", "prompt", "box", "--agent", "scripted", "say the worker has started")
         yield Schedules(host)
 

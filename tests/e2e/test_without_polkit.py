@@ -2,12 +2,11 @@
 """A host without polkit, by whose leave the manager starts workers: it is named wherever that fails."""
 
 import json
-from collections.abc import Iterator
 
 import pytest
 
 from .machine import Machine
-from .test_agentd import AGENTS, CONFIGURATION, Host
+from .test_agentd import CONFIGURATION, Host
 
 SERVICE = "/usr/share/dbus-1/system-services/org.freedesktop.PolicyKit1.service"
 NO = "polkit.addRule(function (action) { return polkit.Result.NO; });\n"
@@ -44,14 +43,8 @@ class Bare(Host):
 
 
 @pytest.fixture
-def host(fresh: Machine) -> Iterator[Bare]:
-    host = Bare(fresh)
-    fresh.copy(AGENTS, "/srv/agents")
-    fresh.write("/etc/agentd/agentd.toml", CONFIGURATION)
-    host.start_box()
-    fresh.start_agentd()
-    fresh.wait_for(lambda: "box" in host.listed(), 20, "the watcher to tell of box")
-    yield host
+def host(fresh: Machine) -> Bare:
+    return Bare(fresh).begin(CONFIGURATION)
 
 
 @pytest.mark.parametrize("how", ["does not start", "is not installed"])

@@ -56,9 +56,3 @@ def start(machine: Machine) -> None:
     machine.run("groupadd", "--system", "--force", "docker")  # another layer's accounts lie above it
     machine.run("systemctl", "restart", "docker.service")
     pipe(machine.command("podman", "save", roots.IMAGE), machine.command("docker", "load"))
-
-
-def run(machine: Machine, name: str, *options: str) -> str:
-    """Run a container of the image; its id."""
-    ours = ("--detach", "--init", "--network=none", f"--name={name}", "--label=agentd.enable=true")
-    return machine.run("docker", "run", *ours, *options, roots.IMAGE, "sleep", "infinity").stdout.strip()

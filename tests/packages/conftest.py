@@ -1,14 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """The packages of this checkout, built once for all processes that run tests."""
 
-import os
-import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 
 from support import packages
+from support.needs import obstacle
 
 TOOLS = (
     "debootstrap",
@@ -21,23 +20,11 @@ TOOLS = (
     "rpm",
     "rpmbuild",
     "rpmlint",
+    "rpm2cpio",
+    "cpio",
 )
-TOOLS += ("rpm2cpio", "cpio")
 MODULES = ("pip", "setuptools", "wheel")
 """Of the distribution's Python, which the rpms are built with."""
-
-
-def obstacle() -> str | None:
-    """Why no packages can be built here, if so."""
-    if os.geteuid() != 0:
-        return "packages are built and tried in a Debian of their own, which needs root"
-    missing = [tool for tool in TOOLS if shutil.which(tool) is None]
-    missing += [f"python3-{name}" for name in MODULES if not has_module(name)]
-    if missing:
-        return f"not installed: {', '.join(missing)}; tests/packages/host-packages lists the packages"
-    if subprocess.run(("unshare", "--mount", "true"), capture_output=True).returncode != 0:
-        return "root may not mount here: no Debian to build in can be entered"
-    return None
 
 
 def has_module(name: str) -> bool:
@@ -46,7 +33,9 @@ def has_module(name: str) -> bool:
 
 @pytest.fixture(scope="session", autouse=True)
 def builder() -> None:
-    if (reason := obstacle()) is not None:
+    what = "packages are built and tried in a Debian of their own"
+    lacking = [f"python3-{name}" for name in MODULES if not has_module(name)]
+    if (reason := obstacle(what, TOOLS, "tests/packages/host-packages", lacking)) is not None:
         pytest.skip(reason)
 
 

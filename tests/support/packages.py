@@ -9,11 +9,9 @@ import hashlib
 import itertools
 import os
 import re
-import shutil
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
@@ -87,32 +85,15 @@ def _build(*argv: str | Path, umask: int = -1, **environment: str) -> None:
 
 
 def made_of_tree(kind: str, recipe: str, build: Callable[[Path], None]) -> Path:
-    """A folder made of the tree as it is now, filled by `build` where no run has done so before.
+    """A folder made of the tree as it is now, filled by `build` where no run has done so before."""
+    state = tree_key()
 
-    The cache's own lock is for the builder, which keeps its Debian there.
-    """
-    packages = cache.subfolder("packages")
-    with cache.locked(packages / f"{kind}.lock"):
-        state = tree_key()
-        place = packages / f"{kind}-{cache.key(recipe + state)}"
-        if not place.exists():
-            with tempfile.TemporaryDirectory(dir=packages, prefix=f"{kind}-partial-") as partial:
-                build(made := Path(partial) / kind)
-                if tree_key() != state:
-                    raise RuntimeError(
-                        "the checkout was changed while something was made of it: once more, please"
-                    )
-                made.rename(place)
-        os.utime(place)
-        _forget(packages.glob(f"{kind}-*"))
-    return place
+    def fill(folder: Path) -> None:
+        build(folder)
+        if tree_key() != state:
+            raise RuntimeError("the checkout was changed while something was made of it: once more, please")
 
-
-def _forget(places: Iterable[Path]) -> None:
-    """What no run has asked for lately, and what a run that was killed has left half made."""
-    for place in places:
-        if time.time() - place.stat().st_mtime > cache.FORGET_AFTER:
-            shutil.rmtree(place)
+    return cache.cached(cache.key(recipe + state), fill, shelf=f"packages/{kind}")
 
 
 def known_files() -> list[str]:
