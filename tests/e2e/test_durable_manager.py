@@ -142,3 +142,13 @@ def test_one_that_was_given_up_is_started_for_whoever_means_it(host: Host, way: 
         host.run("podman", "restart", "--time=0", "box")
         host.machine.wait_for(lambda: host.state() == "idle", 20)
     assert "Client sent:" in host.run("agentctl", "prompt", "box", "hello").stdout
+
+
+# Masked
+
+
+def test_who_masks_it_is_told_how_to_have_it_back(host: Host) -> None:
+    host.run("systemctl", "mask", "--now", "agentd.service")
+    said = host.run("agentctl", "list", check=False)
+    assert said.returncode == 69
+    assert "agentd.service is masked; to have it back: systemctl unmask agentd.service" in said.stderr

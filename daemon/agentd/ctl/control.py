@@ -32,6 +32,7 @@ ABSENT = (
     "org.freedesktop.systemd1.",
 )
 """How the names of errors begin which say that there is no manager, and none that could be started."""
+MASKED = "org.freedesktop.systemd1.UnitMasked"
 
 T = TypeVar("T")
 
@@ -106,9 +107,22 @@ async def _greet(bus: Bus, mode: Mode) -> None:
     try:
         await bus.call(NAME, ROOT, "org.freedesktop.DBus.Peer", "Ping", timeout=FIRST_SEC)
     except BusError as exc:
-        if exc.name != NO_REPLY:
+        if exc.name == NO_REPLY:
+            raise ManagerUnreachable(await _why_silent(bus, mode)) from None
+        if not await _is_masked(bus):
             raise
-        raise ManagerUnreachable(await _why_silent(bus, mode)) from None
+        text = f"{UNIT} is masked; to have it back: {systemctl(mode, 'unmask', UNIT)}"
+        raise BusError(MASKED, text) from None
+
+
+async def _is_masked(bus: Bus) -> bool:
+    """Whether somebody wants no manager: what systemd says instead of starting one is of no use then."""
+    try:
+        ask = ("GetUnitFileState", "s", UNIT)
+        [state] = await bus.call(SYSTEMD, SYSTEMD_PATH, f"{SYSTEMD}.Manager", *ask, timeout=SYSTEMD_SEC)
+    except BusError:  # no systemd there, or it has no such unit
+        return False
+    return str(state).startswith("masked")
 
 
 async def _why_silent(bus: Bus, mode: Mode) -> str:
