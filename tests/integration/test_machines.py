@@ -75,7 +75,6 @@ async def test_machines_that_come_and_go_are_told_of(machined: Any, manager: Man
         manager.machine_new("theirs", PATH)
         manager.machine_new("unknown", PATH)
         manager.machine_removed("anyones", PATH)
-        manager.machine_removed("anyones", PATH)
         assert await anext(events) == "anyones"
         manager.machine_new("box", PATH)
         assert await anext(events) == "box"
