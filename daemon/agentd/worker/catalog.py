@@ -296,10 +296,14 @@ class _Kept(msgspec.Struct):
     cards: list[Card]
 
 
+_kept = msgspec.json.Decoder(_Kept)
+"""Made here, for threads: see schema.learn."""
+
+
 def _read(file: str, key: str) -> list[Card]:
     try:
         with open(file, "rb") as stream:
-            kept = msgspec.json.decode(stream.read(), type=_Kept)
+            kept = _kept.decode(stream.read())
     except (OSError, msgspec.DecodeError):
         return []  # it is only a cache
     return kept.cards if kept.key == key else []
