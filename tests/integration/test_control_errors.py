@@ -52,15 +52,6 @@ class Scene:
         await eventually(prompting)
 
 
-async def no_session(scene: Scene) -> object:
-    [listed] = await eventually(lambda: scene.bus.sessions("here"))
-    bus = scene.bus
-    closing = [bus.session(listed[-1], "Close") for _ in range(2)]
-    done = await asyncio.gather(*closing, return_exceptions=True)
-    problems = [each for each in done if isinstance(each, errors.AgentdError)]
-    raise problems[0] if problems else AssertionError("closed twice")
-
-
 async def two_containers(scene: Scene) -> object:
     text = scene.agentd.config.read_text()
     scene.agentd.config.write_text(text + '[containers.other]\nruntime = "host"\ndirectory = "/"\n')
@@ -147,7 +138,7 @@ async def slow_start(scene: Scene) -> object:
 
 WAYS: dict[str, Met] = {
     "NoSuchContainer": lambda scene: scene.bus.manager("GetContainer", "s", "nowhere"),
-    "NoSuchSession": no_session,
+    "NoSuchSession": lambda scene: scene.drain("here#none"),
     "NoSuchAgent": lambda scene: scene.drain("here/nobody"),
     "NoSuchTarget": lambda scene: scene.drain("here/"),
     "NoSuchPermission": lambda scene: scene.session("ResolvePermission", "ss", "7", "allow"),
