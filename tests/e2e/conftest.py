@@ -34,9 +34,9 @@ def suite(request: pytest.FixtureRequest) -> str:
 
 
 def needs_machines(suite: str) -> str:
-    needed = obstacle("the end-to-end ring boots machines", TOOLS, "tests/e2e/host-packages")
-    if needed is not None:
-        pytest.skip(needed)
+    reason = obstacle("the end-to-end ring boots machines", TOOLS, "tests/e2e/host-packages")
+    if reason is not None:
+        pytest.skip(reason)
     return suite
 
 

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from support.packages import build_docker
+
 from . import package
 from .machine import Machine
 from .test_agentd import Host
@@ -88,24 +90,15 @@ def test_an_upgrade_leaves_a_turn_alone(box: Box) -> None:
     assert not told["outdated"] and box.show("MainPID") != same[box.unit]
 
 
-DOCKER = """\
-mkdir -p /tmp/docker/DEBIAN /tmp/docker/usr/bin
-printf '#!/bin/sh\\necho no daemon >&2; exit 1\\n' >/tmp/docker/usr/bin/docker
-chmod +x /tmp/docker/usr/bin/docker
-printf '%s\\n' 'Package: docker' 'Version: 1' 'Architecture: all' 'Maintainer: Us <us@localhost>' \
-    'Description: docker' >/tmp/docker/DEBIAN/control
-dpkg-deb --build /tmp/docker /tmp/docker.deb
-"""
-
-
-def test_an_engine_that_is_installed_later_is_followed(bare: Machine) -> None:
+def test_an_engine_that_is_installed_later_is_followed(bare: Machine, tmp_path: Path) -> None:
+    build_docker(tmp_path / "docker.deb")
+    bare.copy(tmp_path, "/opt")
     package.install(bare)
     host = Host(bare)
     bare.wait_for(
         lambda: "not installed" in host.engines().get("docker", ""), 20, "the watcher to miss docker"
     )
-    bare.run("sh", "-c", DOCKER)
-    package.apt(bare, "install", "/tmp/docker.deb")
+    package.apt(bare, "install", "/opt/docker.deb")
     bare.wait_for(lambda: "no daemon" in host.engines().get("docker", ""), 20, "the watcher to ask docker")
 
 

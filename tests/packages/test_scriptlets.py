@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from e2e import cache, roots
+from support.packages import build_docker
 
 # Stand in for programs that talk to a running systemd. Units are enabled and disabled without one, too.
 RECORDER = """\
@@ -53,13 +54,6 @@ step() {
     (cd "$root/etc/systemd" && find . -lname '*agentd*' -printf 'link %P\\n') >>"$bench/record"
 }
 # Somebody else's package, which brings docker.
-docker_deb() {
-    mkdir -p "$root/docker/DEBIAN" "$root/docker/usr/bin"
-    echo 'exit 1' >"$root/docker/usr/bin/docker"
-    printf '%s\\n' 'Package: docker' 'Version: 1' 'Architecture: all' 'Maintainer: Us <us@localhost>' \
-        'Description: docker' >"$root/docker/DEBIAN/control"
-    in_root 'dpkg-deb --build /docker /docker.deb && dpkg --install /docker.deb'
-}
 docker_rpm() {
     printf '%s\\n' 'Name: docker-cli' 'Version: 1' 'Release: 1' 'Summary: docker' 'License: none' \
         'BuildArch: noarch' '%description' '%install' 'install -D /dev/null %{buildroot}/usr/bin/docker' \
@@ -78,7 +72,7 @@ case $kind in
 deb)
     step install in_root 'dpkg --install /bench/*.deb'
     step decide decide
-    step engine docker_deb
+    step engine in_root 'dpkg --install /bench/theirs/docker.deb'
     step upgrade in_root 'dpkg --install /bench/*.deb'
     step remove in_root 'dpkg --remove agentd agentctl'
     step purge in_root 'dpkg --purge agentd agentctl'
@@ -154,6 +148,8 @@ def played(kind: str, packages: list[Path], bench: Path) -> dict[str, Step]:
         (bench / "stubs" / name).chmod(0o755)
     for package in packages:
         shutil.copy(package, bench)
+    (bench / "theirs").mkdir()
+    build_docker(bench / "theirs/docker.deb")
     script = ("sh", "-c", PLAY, "play", roots.machine_root("trixie"), cache.subfolder("mnt"), bench, kind)
     argv = ("setpriv", "--pdeathsig=KILL", "unshare", "--mount", *script)
     done = subprocess.run(argv, capture_output=True, text=True, timeout=120)

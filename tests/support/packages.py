@@ -30,6 +30,13 @@ PLACES = (
 THEIRS = re.compile(r"^/usr/share/(doc|licenses|lintian)(/|$)|/__pycache__(/|$)|\.dist-info(/|$)")
 
 
+DOCKER_CONTROL = """\
+Package: docker
+Version: 1
+Architecture: all
+Maintainer: Us <us@localhost>
+Description: docker
+"""
 BUILD_SEC = 1800.0
 """What builds the Debian packages may first have to make the Debian that it builds in."""
 
@@ -113,6 +120,19 @@ def tree_key() -> str:
         content = hashlib.sha256(path.read_bytes()).hexdigest()
         lines.append(f"{content} {path.stat().st_mode & 0o100:o} {name}\n")
     return cache.key("".join(lines))
+
+
+def build_docker(deb: Path) -> None:
+    """Make a Debian package, somebody else's, that brings a docker without a daemon."""
+    with tempfile.TemporaryDirectory() as folder:
+        tree = Path(folder)
+        tree.chmod(0o755)
+        (tree / "DEBIAN").mkdir()
+        (tree / "DEBIAN/control").write_text(DOCKER_CONTROL)
+        (program := tree / "usr/bin/docker").parent.mkdir(parents=True)
+        program.write_text("#!/bin/sh\necho no daemon >&2\nexit 1\n")
+        program.chmod(0o755)
+        _build("dpkg-deb", "--root-owner-group", "--build", tree, deb)
 
 
 # Unpacking
