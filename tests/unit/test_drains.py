@@ -153,12 +153,15 @@ def test_nobody_waits_for_what_others_put_later(tmp_path: Path, monkeypatch: pyt
         first, loop = ledger(tmp_path), asyncio.get_running_loop()
         busy = True
 
-        def one_more(path: str, data: bytes) -> None:
-            real(path, data)
+        def one_more() -> None:
             if busy:
-                loop.call_soon_threadsafe(first.put, Drains)
+                first.put(Drains)
 
-        monkeypatch.setattr(module, "replace_file", one_more)
+        def replace_and_put(path: str, data: bytes) -> None:
+            real(path, data)
+            loop.call_soon_threadsafe(one_more)
+
+        monkeypatch.setattr(module, "replace_file", replace_and_put)
         first.put(Drains)
         await first.written()
         busy = False
