@@ -1,14 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """What is logged of an agent's stderr, and kept of it for errors."""
 
-import asyncio
 import logging
 
 import pytest
 
 from agentd.log import Context, Redactor
-from agentd.worker import ration
-from agentd.worker.ration import LOGGED_BYTES, RECORD_BYTES, Ration
+from agentd.worker.ration import LOGGED_BYTES, LOGGED_SEC, RECORD_BYTES, Ration
 from agentd.worker.stderr import Stderr
 from unit import loop
 
@@ -16,7 +14,7 @@ from unit import loop
 def heard(
     caplog: pytest.LogCaptureFixture, *data: bytes, secrets: tuple[str, ...] = (), between: float = 0
 ) -> tuple[list[str], str]:
-    """What is logged, line by line, and the tail."""
+    """What is logged, line by line, and the tail. BETWEEN: seconds from one piece to the next."""
     logger = logging.getLogger("agentd.test")
     caplog.set_level(logging.INFO, logger.name)
     allowed = Ration(log := Context(logger))
@@ -25,7 +23,7 @@ def heard(
     async def hear() -> None:
         for each in data:
             stderr.data_received(each)
-            await asyncio.sleep(between)
+            await loop.skip(between)
         stderr.connection_lost(None)
         allowed.settle()
 
@@ -60,10 +58,7 @@ def test_an_agent_that_writes_without_end_fills_no_log(caplog: pytest.LogCapture
     assert tail.endswith(many[-1].decode().rstrip())
 
 
-def test_who_has_written_too_much_is_heard_again_later(
-    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(ration, "LOGGED_SEC", 0.05)
-    lines, _ = heard(caplog, (b"a" * 999 + b"\n") * 300, b"later\n", between=0.06)
+def test_who_has_written_too_much_is_heard_again_later(caplog: pytest.LogCaptureFixture) -> None:
+    lines, _ = heard(caplog, (b"a" * 999 + b"\n") * 300, b"later\n", between=LOGGED_SEC)
     assert lines[-2].endswith("more lines were not logged: the agent writes too many")
     assert lines[-1] == "later"

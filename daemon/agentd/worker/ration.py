@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """How much of an agent's own words is logged: no agent may wash away what everybody else has logged."""
 
-import time
+import asyncio
 
 from agentd.log import Context
 from agentd.systemd.events import Event
@@ -23,7 +23,7 @@ class Ration:
 
     def allows(self, line: bytes) -> bool:
         """Whether a line may be logged."""
-        now = time.monotonic()
+        now = asyncio.get_running_loop().time()
         if now >= self._until:
             self.settle()
             self._until, self._room = now + LOGGED_SEC, LOGGED_BYTES
