@@ -217,7 +217,7 @@ def test_agent_that_ignores_everything_is_killed_in_time(start: Start) -> None:
         assert len(agentd.agents()) == 1
     began = time.monotonic()
     eventually(lambda: not agentd.agents(), "it was killed")
-    assert time.monotonic() - began < 4  # 1 s of SIGTERM, then SIGKILL
+    assert time.monotonic() - began < 6  # 1 s of SIGTERM, then SIGKILL
 
 
 def test_agent_that_ignores_the_end_of_its_input_is_ended(start: Start) -> None:

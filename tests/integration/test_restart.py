@@ -373,7 +373,7 @@ def test_second_signal_does_not_wait_for_turns(agentd: Embedded) -> None:
         began = time.monotonic()
         agentd.process.wait(10)
         eventually(lambda: not agentd.workers() and not agentd.agents(), "its worker and agent have ended")
-        assert time.monotonic() - began < 3  # the drain alone would take 5 s
+        assert time.monotonic() - began < 4.5  # the drain alone would take 5 s
 
 
 def test_stop_during_a_start_leaves_nothing_behind(agentd: Embedded) -> None:
