@@ -112,7 +112,7 @@ def test_a_terminal_is_offered_to_who_has_one(several: Start) -> None:
 
 
 def test_agents_that_hang_do_not_keep_a_client_waiting(several: Start) -> None:
-    agentd = several({"alpha": "", "beta": "--hang initialize"}, limits="probe_sec = 0.5")
+    agentd = several({"alpha": "", "beta": "--hang initialize"}, limits="probe_sec = 1.0")
     with agentd.client() as client:
         client.greet()
         assert "beta" not in choices(made(client), "agentd.agent")

@@ -121,7 +121,7 @@ def test_connection_that_says_nothing_is_just_closed(agentd: Embedded) -> None:
 
 
 def test_first_line_that_does_not_end_in_time_is_refused(start: Start) -> None:
-    agentd = start(limits="front_door_sec = 0.3")
+    agentd = start(limits="front_door_sec = 1.0")
     assert kind(refusal(agentd, ATTACH)) == (None, -32603, "handshake_timeout")
     assert serves(agentd)
 

@@ -113,7 +113,7 @@ def has_ended(pid: int) -> bool:
 @pytest.fixture
 def shared(start: Start) -> Iterator[tuple[Client, Client, Embedded]]:
     """Two clients with a session each in one process, which may not take long over anything."""
-    agentd = start("--can", "load", limits="agent_handshake_sec = 0.6\ncancel_sec = 0.4")
+    agentd = start("--can", "load", limits="agent_handshake_sec = 2.0\ncancel_sec = 1.0")
     with agentd.client() as one, agentd.client() as two:
         assert process(opened(one)) == process(opened(two))
         yield one, two, agentd
