@@ -66,6 +66,8 @@ class Agent:
         self.calls: list[Call] = []
         self.frames: list[bytes] = []
         self.answers: list[bytes] = []
+        self.told_before: list[bytes] = []
+        """The frame before each answer."""
         self.failed: list[tuple[Call, AgentdError]] = []
 
     def request(self, frame: bytes, call: Call) -> None:
@@ -77,6 +79,7 @@ class Agent:
 
     def answer(self, call: Call, frame: bytes) -> None:
         self.answers.append(frame)
+        self.told_before += self.frames[-1:]
 
     def fail(self, call: Call, error: AgentdError) -> None:
         self.failed.append((call, error))
@@ -581,6 +584,15 @@ def test_a_cancel_and_a_withdrawal_decide_a_permission() -> None:
         assert not room.session.withdrawn(b"7", NOTICE)
         outcomes = [json.loads(each)["result"]["outcome"] for each in room.agent.answers]
         assert outcomes == [{"outcome": "cancelled"}] * 2
+
+    in_room(test)
+
+
+def test_an_agent_hears_that_its_turn_is_cancelled_before_its_question_is_answered() -> None:
+    def test(room: Room) -> None:
+        room.prompt(1).ask()
+        room.cancel()
+        assert room.agent.told_before == [CANCEL]
 
     in_room(test)
 

@@ -258,10 +258,14 @@ class Session:
         self.prompted = True
 
     def cancel(self, client: Participant | None, frame: bytes) -> None:
-        """Pass session/cancel on; what this client has waiting here will not run either."""
-        for question in list(self._questions):
-            question.cancel()
+        """Pass session/cancel on; what this client has waiting here will not run either.
+
+        What the agent has asked is answered after that: it is not to go on, as if somebody had said no.
+        """
+        asked = list(self._questions)
         self.turns.cancel(client, lambda: self._pass_on_cancel(frame))
+        for question in asked:
+            question.cancel()
 
     def cancel_turn(self) -> None:
         """The turn that runs and the prompts that wait, whoever has sent them."""
