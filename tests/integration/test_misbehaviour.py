@@ -224,7 +224,7 @@ def test_agent_that_ignores_the_end_of_its_input_is_ended(start: Start) -> None:
     agentd = start("--ignore-eof")
     with agentd.client() as client:
         client.open()
-    eventually(lambda: not agentd.agents(), "it was ended", 3)
+    eventually(lambda: not agentd.agents(), "it was ended")
 
 
 def test_children_that_left_the_session_go_with_the_client(start: Start) -> None:
