@@ -298,7 +298,7 @@ def test_unit_ends_with_its_container_and_the_client_is_told(host: Host) -> None
         turn = editor.prompt("say working", "hold")
         editor.until_text("working")
         host.run("podman", "stop", "--time=5", "box")
-        host.machine.wait_for(lambda: host.show("agentd@box", "ActiveState") == "inactive", 3)
+        host.machine.wait_for(lambda: host.show("agentd@box", "ActiveState") == "inactive")
         answer, _ = editor.answer(turn)
         assert answer["error"]["data"]["reason"] in ("not_running", "agent_exited")
         with pytest.raises(EOFError):

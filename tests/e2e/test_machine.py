@@ -183,7 +183,7 @@ def test_example_agent_answers_initialize(machine: Machine, box: str) -> None:
 
 
 def test_container_stops_at_once(machine: Machine, box: str) -> None:
-    machine.run("podman", "stop", box, timeout=5)
+    machine.run("podman", "stop", box, timeout=9)  # podman would kill it after 10 s
     assert machine.run("podman", "ps", "--format={{.Names}}").stdout == ""
 
 

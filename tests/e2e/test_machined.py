@@ -210,7 +210,7 @@ def test_worker_leaves_with_its_machine_and_the_client_is_told(own: Nspawn) -> N
         assert answer["error"]["data"]["reason"] in ("not_running", "agent_exited")
         with pytest.raises(EOFError):
             editor.hear()
-    own.machine.wait_for(lambda: own.show("agentd@box", "ActiveState") == "inactive", 5)
+    own.machine.wait_for(lambda: own.show("agentd@box", "ActiveState") == "inactive")
     assert own.show("agentd@box", "Result") == "success"
     own.machine.wait_for(lambda: own.state() == "stopped")
     refused = own.run("agentctl", "prompt", "box", "hello", check=False)
