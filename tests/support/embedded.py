@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
+from agentd.proctree import ENVIRONMENT_BYTES, MARKER, owner_of
 from support.acp_client import DEADLINE, Client
 from support.editor import Editor
 
@@ -263,14 +264,18 @@ def memory(pid: int, field: str) -> int:
 
 def is_marked(pid: int, agentd: Embedded) -> bool:
     """Whether a process descends from an agent that was started by this agentd's workers."""
-    from agentd.proctree import MARKER, owner_of
+    owner = owner_of(str(agentd.runtime_dir / "state"), "here")
+    return has(pid, f"{MARKER}={owner}".encode())
 
+
+def has(pid: int, mark: bytes) -> bool:
+    """Whether a process has this variable, or one that begins so."""
     try:
-        environment = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+        with open(f"/proc/{pid}/environ", "rb", buffering=0) as file:
+            # No more: one that a test of attacks starts says that it has a gigabyte.
+            return b"\0" + mark in b"\0" + file.read(ENVIRONMENT_BYTES)
     except OSError:
         return False
-    owner = owner_of(str(agentd.runtime_dir / "state"), "here")
-    return any(entry.startswith(f"{MARKER}={owner}".encode()) for entry in environment)
 
 
 def eventually_none(look: Callable[[], dict[int, str]], deadline: float = 10.0) -> dict[int, str]:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from agentd.proctree import MARKER, owner_of
-from support.embedded import Embedded, command_lines, scripted
+from support.embedded import Embedded, command_lines, has, scripted
 
 CONTAINERS = ("alpha", "beta", "gamma")
 
@@ -71,14 +71,6 @@ class Site:
 
     def databases(self) -> Iterator[Path]:
         yield from self.agentd.runtime_dir.glob("state/containers/*/sessions.db")
-
-
-def has(pid: int, mark: bytes) -> bool:
-    """Whether a process has this variable, or one that begins so."""
-    try:
-        return b"\0" + mark in b"\0" + Path(f"/proc/{pid}/environ").read_bytes()
-    except OSError:
-        return False
 
 
 def descriptors(pid: int) -> Counter[str]:
