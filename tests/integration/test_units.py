@@ -21,6 +21,7 @@ import pytest
 from agentd.errors import AccessDenied, NotRunning, WorkerFailed
 from agentd.interface import BusError, Interface, method, prop, signal
 from agentd.paths import Mode
+from agentd.systemd import units as module
 from agentd.systemd.units import POLKIT_NAME, POLKIT_PATH, UnitJobs
 
 BOX = "agentd@box.service"
@@ -37,6 +38,8 @@ class Systemd(Interface, name="org.freedesktop.systemd1.Manager"):
         self.refusal: Exception | None = None
         self.called: list[tuple[str, ...]] = []
         self.finishes = True
+        self.takes_orders = asyncio.Event()
+        self.takes_orders.set()
         self._subscribed = False
 
     @method()
@@ -48,17 +51,18 @@ class Systemd(Interface, name="org.freedesktop.systemd1.Manager"):
 
     @method("ss", "o")
     async def start_unit(self, name: str, mode: str) -> str:
-        return self._job("StartUnit", name, mode)
+        return await self._job("StartUnit", name, mode)
 
     @method("ss", "o")
     async def stop_unit(self, name: str, mode: str) -> str:
-        return self._job("StopUnit", name, mode)
+        return await self._job("StopUnit", name, mode)
 
     @signal("uoss")
     def job_removed(self, id: int, job: str, unit: str, result: str) -> None: ...
 
-    def _job(self, *call: str) -> str:
+    async def _job(self, *call: str) -> str:
         self.called.append(call)
+        await self.takes_orders.wait()
         if self.refusal:
             raise self.refusal
         if self.finishes:
@@ -158,6 +162,30 @@ async def test_a_job_that_ends_later_is_waited_for(jobs: Any, systemd: Systemd) 
             await asyncio.sleep(0)
         systemd.job_removed(7, "/org/freedesktop/systemd1/job/7", BOX, "done")
         await start
+
+
+async def test_an_order_may_take_longer_than_a_question(
+    jobs: Any, systemd: Systemd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """systemd has polkit started first, and that may be slow."""
+    systemd.takes_orders.clear()
+    async with jobs() as units:
+        await units._subscribe()
+        monkeypatch.setattr(module, "CALL_TIMEOUT", 0.01)
+        start = asyncio.create_task(units.start(BOX, 20))
+        await asyncio.sleep(0.1)
+        systemd.takes_orders.set()
+        await start
+
+
+async def test_an_order_that_systemd_never_takes_has_a_deadline(
+    jobs: Any, systemd: Systemd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "ORDER_TIMEOUT", 0.05)
+    systemd.takes_orders.clear()
+    async with jobs() as units:
+        with pytest.raises(WorkerFailed, match=r"did not answer StartUnit in 0\.05 s"):
+            await units.start(BOX, 20)
 
 
 async def test_who_is_subscribed_already_may_go_on(jobs: Any, systemd: Systemd) -> None:

@@ -29,6 +29,8 @@ POLKIT_PATH = "/org/freedesktop/PolicyKit1/Authority"
 PEER = "org.freedesktop.DBus.Peer"
 
 CALL_TIMEOUT = 10.0
+ORDER_TIMEOUT = 30.0
+"""For systemd to take an order: it asks polkit first, and the bus gives that 25 s to start."""
 POLKIT_TIMEOUT = 5.0
 
 RESULTS = {
@@ -80,7 +82,8 @@ class UnitJobs:
         """Have a job done and return its result."""
         with self._removed_jobs() as removed:
             await self._subscribe()
-            [job] = await self._call(member, "ss", unit, "replace")
+            order = (SYSTEMD, PATH, MANAGER, member, "ss", unit, "replace")
+            [job] = await self.bus.call(*order, timeout=ORDER_TIMEOUT)
             while (ended := await self.bus.until(removed.get()))[0] != job:
                 pass
             return ended[1]

@@ -16,7 +16,8 @@ POLKIT, POLKIT_PATH = "org.freedesktop.PolicyKit1", "/org/freedesktop/PolicyKit1
 POLKIT_INTERFACE = "org.freedesktop.PolicyKit1.Authority"
 ALLOW_INTERACTION = 1
 DIALOGUE_SEC = 120.0
-ANSWER_SEC = 10.0
+ANSWER_SEC = 20.0
+"""Below the 25 s that callers wait; the bus may have to start polkit first."""
 
 
 class Action(StrEnum):
