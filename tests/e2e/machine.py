@@ -29,6 +29,9 @@ BOOT_TIMEOUT = 60.0
 STOP_TIMEOUT = 10.0
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin"
 
+WITNESSES = [f"--unit={unit}" for unit in ("agentd*", "dbus.service", "polkit.service")]
+"""Those whose logs are shown of a machine on which a test has failed."""
+
 # Whoever runs commands in the machine is in a unit of it, as a person at a terminal is: systemd can name it.
 OPERATOR = "operator.service"
 
@@ -185,10 +188,10 @@ class Machine:
         return os.pread(self._console.fileno(), 1 << 20, 0).decode(errors="replace")
 
     def last_words(self) -> str:
-        """What agentd has logged of late; why that cannot be said where it cannot."""
+        """What agentd and its witnesses have logged of late; why that cannot be said where it cannot."""
         journal = ("journalctl", "--quiet", "--no-hostname", "--output=short-precise", "--lines=60")
         try:
-            logged = self.run(*journal, "--unit=agentd*", check=False, timeout=10).stdout
+            logged = self.run(*journal, *WITNESSES, check=False, timeout=10).stdout
         except (OSError, subprocess.SubprocessError) as exc:
             return str(exc)
         return "\n".join(line[:300] for line in logged.splitlines())
