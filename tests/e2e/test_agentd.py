@@ -471,7 +471,8 @@ def test_watcher_follows_containers(host: Host) -> None:
     host.run("podman", "rm", "--force", "--time=0", "other")
     host.machine.wait_for(lambda: host.listed() == {"box": "idle"})
     host.run("systemctl", "stop", "agentd-watch")
-    assert json.loads(host.run("agentctl", "status", "--json").stdout)["watcher"]["connected"] is False
+    status = ("agentctl", "status", "--json")
+    host.machine.wait_for(lambda: not json.loads(host.run(*status).stdout)["watcher"]["connected"])
 
 
 def test_interrupt_cancels_the_turn(host: Host) -> None:
