@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A whole agentd in a temporary folder: real processes, a real socket, a real private bus."""
 
+import contextlib
 import json
 import os
 import queue
@@ -163,7 +164,8 @@ class Embedded:
         self.notices.close()
         left = eventually_none(self.processes)
         for pid in left:
-            os.kill(pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         assert not left, f"left behind: {left}\n{self.log()}"
 
     def processes(self) -> dict[int, str]:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 
 import asyncio
+import contextlib
 import os
 import secrets
 import select
@@ -50,7 +51,8 @@ class Tree:
 
     def close(self) -> None:
         for pid in proctree.find(self.owner):
-            os.kill(pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):  # it may have waited for the one before
+                os.kill(pid, signal.SIGKILL)
         self.statuses()
         for descriptor in (self._read, self._write, self._never, self._held):
             if descriptor >= 0:
