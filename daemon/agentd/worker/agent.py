@@ -455,6 +455,8 @@ class Agent:
         self.frames += len(messages)
         if all(map(_just_passes, messages)):
             self._audience.relay(block, messages)
+        elif len(messages) == 1:
+            self._message(block[:-1], messages[0])
         else:
             self._mixed(block, messages)
 

@@ -56,6 +56,8 @@ class Drains:
 
         `agent`: "" where nobody has said which: then only a drain of the whole container counts.
         """
+        if not self._begun:  # as nearly always, and this is asked for every prompt
+            return None
         for scope in (WHOLE, Scope(agent), Scope(session=session)):
             if scope in self._begun:
                 called = self._called(scope)
