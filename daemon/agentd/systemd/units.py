@@ -82,8 +82,7 @@ class UnitJobs:
         """Have a job done and return its result."""
         with self._removed_jobs() as removed:
             await self._subscribe()
-            order = (SYSTEMD, PATH, MANAGER, member, "ss", unit, "replace")
-            [job] = await self.bus.call(*order, timeout=ORDER_TIMEOUT)
+            [job] = await self._call(member, "ss", unit, "replace", timeout=ORDER_TIMEOUT)
             while (ended := await self.bus.until(removed.get()))[0] != job:
                 pass
             return ended[1]
@@ -109,7 +108,7 @@ class UnitJobs:
             return
         bus = self.bus
         try:
-            await self._call("Subscribe")
+            await self._call("Subscribe", timeout=CALL_TIMEOUT)
         except BusError as error:
             if error.name != ALREADY_SUBSCRIBED:
                 raise
@@ -183,7 +182,7 @@ class UnitJobs:
 
     async def _unit_by_pidfd(self, pid: int, pidfd: int) -> str:
         try:
-            path, name, _ = await self._call("GetUnitByPIDFD", "h", pidfd)
+            path, name, _ = await self._call("GetUnitByPIDFD", "h", pidfd, timeout=CALL_TIMEOUT)
         except (BusError, AccessDenied) as error:
             # a system bus whose policy does not know the method says that it is denied
             if isinstance(error, BusError) and error.name != UNKNOWN_METHOD:
@@ -193,7 +192,7 @@ class UnitJobs:
         return str(name) if await self._is_main(path, pid) else ""
 
     async def _unit_by_pid(self, pid: int) -> str:
-        [path] = await self._call("GetUnitByPID", "u", pid)
+        [path] = await self._call("GetUnitByPID", "u", pid, timeout=CALL_TIMEOUT)
         if not await self._is_main(path, pid):
             return ""
         return str(await self.bus.property(SYSTEMD, path, UNIT, "Id", timeout=CALL_TIMEOUT))
@@ -207,8 +206,8 @@ class UnitJobs:
             return False  # a scope has none
         return bool(main == pid)
 
-    async def _call(self, member: str, signature: str = "", *args: object) -> list[Any]:
-        return await self.bus.call(SYSTEMD, PATH, MANAGER, member, signature, *args, timeout=CALL_TIMEOUT)
+    async def _call(self, member: str, signature: str = "", *args: object, timeout: float) -> list[Any]:
+        return await self.bus.call(SYSTEMD, PATH, MANAGER, member, signature, *args, timeout=timeout)
 
 
 def _is(error: AgentdError, name: str) -> bool:
