@@ -188,7 +188,7 @@ class Machine:
         return os.pread(self._console.fileno(), 1 << 20, 0).decode(errors="replace")
 
     def last_words(self) -> str:
-        """What agentd and its witnesses have logged of late; why that cannot be said where it cannot."""
+        """What the witnesses have logged of late; why that cannot be said where it cannot."""
         journal = ("journalctl", "--quiet", "--no-hostname", "--output=short-precise", "--lines=60")
         try:
             logged = self.run(*journal, *WITNESSES, check=False, timeout=10).stdout

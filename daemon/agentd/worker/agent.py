@@ -455,7 +455,7 @@ class Agent:
         self.frames += len(messages)
         if all(map(_just_passes, messages)):
             self._audience.relay(block, messages)
-        elif len(messages) == 1:
+        elif len(messages) == 1:  # the answer to a prompt, mostly: nothing to take apart
             self._message(block[:-1], messages[0])
         else:
             self._mixed(block, messages)
