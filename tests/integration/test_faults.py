@@ -128,3 +128,9 @@ def test_what_is_kept_is_what_was_answered(outcome: str, turn: Shown | None, wro
     kept = ledger(outcome)
     kept.judge_replay("s", {"t-1": turn} if turn else {}, {"t-1"})
     assert len(kept.problems) == wrong
+
+
+def test_a_session_in_which_nothing_ran_need_not_be_there() -> None:
+    kept = ledger("interrupted")
+    assert kept.used(["s", "made and left"], {"t-1"}) == ["s"]
+    assert kept.used(["s"], {"t-3"}) == []

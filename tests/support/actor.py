@@ -163,8 +163,9 @@ class Actor:
         """Raises Gone where it is answered by an error, after having judged that."""
         answer = self.call(method, params)
         if "error" in answer:
-            reason = answer["error"]["data"]["reason"]
-            self._refused(f"{method}: {reason}", str(answer["error"]), {"manager", "worker", "agent"})
+            error = answer["error"]
+            reason = error.get("data", {}).get("reason", "its agent refuses")
+            self._refused(f"{method}: {reason}", str(error), {"manager", "worker", "agent"})
             raise Gone
         return answer
 

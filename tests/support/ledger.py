@@ -108,6 +108,10 @@ class Ledger:
     def of(self, session: str) -> list[Prompt]:
         return [each for each in list(self.prompts.values()) if each.session == session]
 
+    def used(self, sessions: Iterable[str], ran: Collection[str]) -> list[str]:
+        """Those in which something was run. One that never was is forgotten when its client is killed."""
+        return [session for session in sessions if any(each.token in ran for each in self.of(session))]
+
     @property
     def slowest(self) -> float:
         """Seconds that the slowest answer took."""

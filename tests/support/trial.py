@@ -182,16 +182,17 @@ class Trial:
         """Raises Gone or AssertionError where the client is not served."""
         actor.come()
         self.ledger.judge_replay(actor.session, actor.view.shown(), ran)
-        for session in actor.extras:
+        extras = self.ledger.used(actor.extras, ran)
+        for session in extras:
             self.ledger.judge_replay(session, actor.load(session).shown(), ran)
             actor.close_session(session)
         if (outcome := actor.turn(5, 0)) != "end_turn":
             self.ledger.problem(f"{actor.name}: a prompt after it all: {outcome}")
-        self._judge_list(actor)
+        self._judge_list(actor, extras)
 
-    def _judge_list(self, actor: Actor) -> None:
+    def _judge_list(self, actor: Actor, extras: list[str]) -> None:
         expected = {each.session for each in self.actors if each.container == actor.container}
-        if lacking := expected.union(actor.extras) - actor.listed():
+        if lacking := expected.union(extras) - actor.listed():
             self.ledger.problem(f"{actor.name}: session/list lacks {lacking}")
 
     def _judge_leaks(self) -> None:
